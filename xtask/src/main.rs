@@ -1,0 +1,2 @@
+//! Ferromesh.
+fn main() {}
