@@ -1,0 +1,71 @@
+//! The configuration a request sees: one immutable value, published whole.
+//!
+//! Written by [`crate::xds`] (one xDS response is one publish) or by the bootstrap, read by workers. A snapshot does no I/O.
+//! Endpoints live one level below, in [`Cluster::endpoints`], so that endpoint churn neither republishes the world
+//! nor loses load-balancer or outlier state; certificates live in [`crate::tls::SecretStore`] for the same reason.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use indexmap::IndexMap;
+use tokio::sync::watch;
+
+use crate::Name;
+use crate::balance::Cluster;
+use crate::listener::Listener;
+use crate::route::RouteTable;
+
+/// Everything that listeners, routes and clusters say, at one moment.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// Grows by one with each publish; 0 before the first.
+    pub version: u64,
+    /// Listeners by name.
+    pub listeners: IndexMap<Name, Arc<Listener>>,
+    /// Route tables that were named by RDS. Inline route tables live in their filter chain.
+    pub routes: IndexMap<Name, Arc<RouteTable>>,
+    /// Clusters by name.
+    pub clusters: IndexMap<Name, Arc<Cluster>>,
+}
+
+/// Holds the current snapshot and tells who waits that it changed.
+#[derive(Debug)]
+pub struct Store {
+    current: ArcSwap<Snapshot>,
+    version: AtomicU64,
+    changed: watch::Sender<u64>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { current: ArcSwap::default(), version: AtomicU64::new(0), changed: watch::channel(0).0 }
+    }
+}
+
+impl Store {
+    /// The newest snapshot. Workers keep it and compare [`Store::version`] rather than call this for every request.
+    pub fn load(&self) -> Arc<Snapshot> {
+        self.current.load_full()
+    }
+
+    /// The version of the newest snapshot: one relaxed load, cheap enough for every request.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Makes `snapshot` the current one and gives it the next version. One writer only (the xDS client).
+    pub fn publish(&self, mut snapshot: Snapshot) -> u64 {
+        let version = self.version() + 1;
+        snapshot.version = version;
+        self.current.store(Arc::new(snapshot));
+        self.version.store(version, Ordering::Release);
+        self.changed.send_replace(version);
+        version
+    }
+
+    /// A receiver of versions; it is marked changed by each publish.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}

@@ -1,0 +1,157 @@
+//! What one request (or TCP connection) gathers on its way, for the access log, the metrics and the trace.
+//!
+//! Begun by `http::handle` (or `tcp`), filled by the stages, finished when the last byte of the response has gone.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use crate::Name;
+use crate::balance::{Cluster, Endpoint};
+use crate::listener::ConnInfo;
+use crate::telemetry::stats::StatsFilter;
+use crate::tls::TlsInfo;
+
+/// Envoy's response flags as bits; `flags.rs`-style names are in [`Flags::NAMES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct Flags(pub u32);
+
+impl Flags {
+    /// No healthy upstream.
+    pub const UH: Self = Self(1);
+    /// Upstream connection failure.
+    pub const UF: Self = Self(1 << 1);
+    /// Upstream overflow (circuit breaker).
+    pub const UO: Self = Self(1 << 2);
+    /// No route.
+    pub const NR: Self = Self(1 << 3);
+    /// Upstream retry limit exceeded.
+    pub const URX: Self = Self(1 << 4);
+    /// No cluster.
+    pub const NC: Self = Self(1 << 5);
+    /// Downstream connection termination.
+    pub const DC: Self = Self(1 << 6);
+    /// Upstream connection termination.
+    pub const UC: Self = Self(1 << 7);
+    /// Upstream request timeout.
+    pub const UT: Self = Self(1 << 8);
+    /// Connection local reset.
+    pub const LR: Self = Self(1 << 9);
+    /// Upstream remote reset.
+    pub const UR: Self = Self(1 << 10);
+    /// Unauthorized by external service.
+    pub const UAEX: Self = Self(1 << 11);
+    /// Downstream protocol error.
+    pub const DPE: Self = Self(1 << 12);
+    /// Upstream protocol error.
+    pub const UPE: Self = Self(1 << 13);
+    /// Stream idle timeout.
+    pub const SI: Self = Self(1 << 14);
+    /// Rate limited.
+    pub const RL: Self = Self(1 << 15);
+    /// Stream duration or route max duration reached.
+    pub const DT: Self = Self(1 << 16);
+    /// Local service failed a health check.
+    pub const LH: Self = Self(1 << 17);
+    /// Fault injected: delay.
+    pub const DI: Self = Self(1 << 18);
+    /// Fault injected: abort.
+    pub const FI: Self = Self(1 << 19);
+
+    /// Bit and short name, in the order in which Envoy writes them.
+    pub const NAMES: &[(Self, &str)] = &[
+        (Self::LH, "LH"),
+        (Self::UH, "UH"),
+        (Self::UT, "UT"),
+        (Self::LR, "LR"),
+        (Self::UR, "UR"),
+        (Self::UF, "UF"),
+        (Self::UC, "UC"),
+        (Self::UO, "UO"),
+        (Self::NR, "NR"),
+        (Self::DI, "DI"),
+        (Self::FI, "FI"),
+        (Self::RL, "RL"),
+        (Self::UAEX, "UAEX"),
+        (Self::DC, "DC"),
+        (Self::URX, "URX"),
+        (Self::SI, "SI"),
+        (Self::DPE, "DPE"),
+        (Self::UPE, "UPE"),
+        (Self::NC, "NC"),
+        (Self::DT, "DT"),
+    ];
+
+    /// Adds a flag.
+    pub fn set(&mut self, flag: Self) {
+        self.0 |= flag.0;
+    }
+
+    /// True if all bits of `flag` are set.
+    pub fn has(self, flag: Self) -> bool {
+        self.0 & flag.0 == flag.0
+    }
+}
+
+/// What one request gathers. Fields that only an access log reads are filled only when a log asks for them.
+#[derive(Debug)]
+pub struct Record {
+    /// Wall-clock start.
+    pub start_time: SystemTime,
+    /// Start, for durations.
+    pub start: Instant,
+    /// The connection it came on.
+    pub conn: Rc<ConnInfo>,
+    /// Metrics wanted.
+    pub stats: Option<Arc<StatsFilter>>,
+    /// The request head as it came, when an access log wants it: method, path, authority and headers.
+    pub request_head: Option<Box<http::request::Parts>>,
+    /// `HTTP/1.1`, `HTTP/2`, …; `None` for TCP.
+    pub protocol: Option<http::Version>,
+    /// True for `content-type: application/grpc…`.
+    pub grpc: bool,
+    /// `grpc-status` of trailers or headers.
+    pub grpc_status: Option<u32>,
+    /// Messages counted on a gRPC stream: request, response.
+    pub grpc_messages: (u64, u64),
+    /// Name of the route.
+    pub route_name: Option<Name>,
+    /// Cluster chosen.
+    pub cluster: Option<Arc<Cluster>>,
+    /// Endpoint of the last attempt.
+    pub endpoint: Option<Arc<Endpoint>>,
+    /// Local address towards the endpoint.
+    pub upstream_local: Option<SocketAddr>,
+    /// TLS towards the endpoint.
+    pub upstream_tls: Option<Arc<TlsInfo>>,
+    /// Peer's workload as it told by metadata exchange (destination side).
+    pub source_peer: Option<Arc<crate::telemetry::peer::Peer>>,
+    /// Attempts made, 1 for no retry.
+    pub attempts: u32,
+    /// Status sent; 0 if none was.
+    pub status: u16,
+    /// Response flags.
+    pub flags: Flags,
+    /// Envoy's `RESPONSE_CODE_DETAILS`.
+    pub details: Option<Cow<'static, str>>,
+    /// Envoy's `CONNECTION_TERMINATION_DETAILS`.
+    pub termination: Option<Cow<'static, str>>,
+    /// Envoy's `UPSTREAM_TRANSPORT_FAILURE_REASON`.
+    pub upstream_failure: Option<Arc<str>>,
+    /// Body bytes from the client.
+    pub bytes_received: u64,
+    /// Body bytes to the client.
+    pub bytes_sent: u64,
+    /// Head bytes of request and response, estimated as Envoy's metric does.
+    pub head_bytes: (u64, u64),
+    /// Time from the last request byte sent upstream to the response head.
+    pub upstream_service_time: Option<Duration>,
+    /// Response headers when an access log wants them.
+    pub response_headers: Option<Box<http::HeaderMap>>,
+    /// Response trailers when an access log wants them.
+    pub response_trailers: Option<Box<http::HeaderMap>>,
+}
