@@ -1,2 +1,31 @@
-//! Ferromesh.
-fn main() {}
+//! Developer tasks of Ferromesh: `cargo xtask COMMAND`.
+//!
+//! One file a command. Nothing here is shipped; xtask depends on no crate of the workspace, it reads files and runs programs.
+
+mod ci;
+mod process;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Developer tasks of Ferromesh", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Everything that must pass before a change lands; installs what it needs where it may.
+    Ci(ci::Arguments),
+    /// The rules of docs/architecture.md that a program can check.
+    Tidy,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().command {
+        Command::Ci(arguments) => ci::run(&arguments),
+        Command::Tidy => tidy::run(),
+    }
+}

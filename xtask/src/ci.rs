@@ -1,0 +1,99 @@
+//! `cargo xtask ci`: what must pass before a change lands, in the order in which a failure is cheapest.
+//!
+//! Every tier either runs or is named at the end as not run; with `CI=true` a tier that could not run is a failure.
+
+mod tools;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::{process, tidy};
+
+/// Arguments of `ci`.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// Run only these tiers; their names are in the closing table.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+}
+
+/// One step: its name, what it needs, and how to run it.
+struct Tier {
+    name: &'static str,
+    needs: &'static [tools::Tool],
+    run: fn() -> Result<()>,
+}
+
+const TIERS: &[Tier] = &[
+    Tier { name: "format", needs: &[], run: || process::run("cargo", &["fmt", "--all", "--check"]) },
+    Tier { name: "tidy", needs: &[], run: tidy::run },
+    Tier { name: "one-crypto-provider", needs: &[], run: one_crypto_provider },
+    Tier { name: "clippy", needs: &[], run: clippy },
+    Tier { name: "test", needs: &[tools::H2SPEC, tools::CURL], run: || process::run("cargo", &["test", "--workspace"]) },
+    Tier { name: "codegen", needs: &[], run: || crate::codegen::run(true) },
+    Tier { name: "doc", needs: &[], run: doc },
+];
+
+enum Outcome {
+    Passed(Duration),
+    NotRun(String),
+}
+
+/// Runs the tiers in order and stops at the first that fails.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    for name in &arguments.only {
+        if !TIERS.iter().any(|tier| tier.name == name) {
+            bail!("no tier is called {name}; there are: {}", TIERS.iter().map(|tier| tier.name).collect::<Vec<_>>().join(", "));
+        }
+    }
+    let mut outcomes = Vec::new();
+    for tier in TIERS.iter().filter(|tier| arguments.only.is_empty() || arguments.only.iter().any(|name| name == tier.name)) {
+        println!("\n== {} ==", tier.name);
+        let missing: Vec<String> = tier.needs.iter().filter_map(|tool| tool.ensure().err().map(|error| format!("{error:#}"))).collect();
+        if !missing.is_empty() {
+            outcomes.push((tier.name, Outcome::NotRun(missing.join("; "))));
+            continue;
+        }
+        let started = Instant::now();
+        (tier.run)()?;
+        outcomes.push((tier.name, Outcome::Passed(started.elapsed())));
+    }
+    close(&outcomes)
+}
+
+fn close(outcomes: &[(&str, Outcome)]) -> Result<()> {
+    println!("\n== ci ==");
+    let mut not_run = 0;
+    for (name, outcome) in outcomes {
+        match outcome {
+            Outcome::Passed(time) => println!("{name:<22} passed in {} s", time.as_secs()),
+            Outcome::NotRun(why) => {
+                not_run += 1;
+                println!("{name:<22} NOT RUN: {why}");
+            }
+        }
+    }
+    if not_run > 0 && std::env::var_os("CI").is_some_and(|value| value == "true") {
+        bail!("{not_run} tiers did not run, and CI=true asks for all of them");
+    }
+    Ok(())
+}
+
+fn clippy() -> Result<()> {
+    process::run("cargo", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
+}
+
+fn doc() -> Result<()> {
+    process::run_with("cargo", &["doc", "--workspace", "--no-deps", "--quiet"], &[("RUSTDOCFLAGS", "-D warnings")])
+}
+
+/// Two TLS providers in one program panic at the first handshake; aws-lc-rs is ours, `ring` comes in through defaults.
+fn one_crypto_provider() -> Result<()> {
+    let lock = std::fs::read_to_string(process::root().join("Cargo.lock"))?;
+    if lock.contains("name = \"ring\"") && process::output("cargo", &["tree", "-i", "ring"]).is_ok_and(|tree| !tree.trim().is_empty()) {
+        bail!("`ring` is in the dependency tree; see `cargo tree -i ring`");
+    }
+    println!("aws-lc-rs alone");
+    Ok(())
+}

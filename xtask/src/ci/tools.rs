@@ -1,0 +1,58 @@
+//! Programs that tests need and cargo cannot bring: found, or installed by package name where this machine allows it.
+
+use anyhow::{Context, Result, bail};
+
+use crate::process;
+
+/// A program and where it comes from.
+pub struct Tool {
+    program: &'static str,
+    source: Source,
+}
+
+enum Source {
+    /// A package of Debian.
+    Debian(&'static str),
+    /// A Go module with its version.
+    Go(&'static str),
+}
+
+/// HTTP/2 conformance.
+pub const H2SPEC: Tool =
+    Tool { program: "h2spec", source: Source::Go("github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible") };
+/// A client that nobody here wrote.
+pub const CURL: Tool = Tool { program: "curl", source: Source::Debian("curl") };
+
+impl Tool {
+    /// Returns once the program can be run; an error says what would have to be installed.
+    pub fn ensure(&self) -> Result<()> {
+        if process::exists(self.program) || self.in_go_folder() {
+            return Ok(());
+        }
+        match self.source {
+            Source::Debian(package) => {
+                install_debian(package).with_context(|| format!("{} (Debian package {package})", self.program))
+            }
+            Source::Go(module) => {
+                if !process::exists("go") {
+                    install_debian("golang-go").with_context(|| format!("{} needs Go", self.program))?;
+                }
+                process::run("go", &["install", module]).with_context(|| format!("{} (Go module {module})", self.program))
+            }
+        }
+    }
+
+    fn in_go_folder(&self) -> bool {
+        matches!(self.source, Source::Go(_))
+            && process::output("go", &["env", "GOPATH"])
+                .is_ok_and(|path| std::path::Path::new(path.trim()).join("bin").join(self.program).is_file())
+    }
+}
+
+fn install_debian(package: &str) -> Result<()> {
+    if !process::exists("apt-get") || process::output("id", &["-u"])?.trim() != "0" {
+        bail!("not installed, and this machine is not Debian with root");
+    }
+    process::run("apt-get", &["update", "-qq"])?;
+    process::run_with("apt-get", &["install", "-y", "-qq", "--no-install-recommends", package], &[("DEBIAN_FRONTEND", "noninteractive")])
+}
