@@ -4,4 +4,5 @@
 //! few messages of Istio's and of our own that Envoy lacks, Istio's custom resources as serde types, SPIFFE
 //! identities, and the well-known names that users see (ports, labels, annotations, headers).
 
+pub mod crd;
 pub mod xds;

@@ -29,10 +29,10 @@ pub use envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 pub use envoy::extensions::transport_sockets::raw_buffer::v3 as raw_buffer;
 pub use envoy::extensions::transport_sockets::tls::v3 as tls;
 pub use envoy::extensions::upstreams::http::v3 as http_protocol_options;
-pub use envoy::r#type::matcher::v3 as matcher;
-pub use envoy::r#type::v3 as envoy_type;
 pub use envoy::service::discovery::v3 as discovery;
 pub use envoy::service::secret::v3 as secret_service;
+pub use envoy::r#type::matcher::v3 as matcher;
+pub use envoy::r#type::v3 as envoy_type;
 pub use envoy_types::pb::google::protobuf as wkt;
 pub use envoy_types::pb::google::rpc;
 

@@ -40,7 +40,7 @@ const ROOT: &[&str] = &[
     "integration-tests",
     "proto",
     "proxy",
-    "rustfmt.toml",
+    ".rustfmt.toml",
     "xtask",
 ];
 
