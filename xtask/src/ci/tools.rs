@@ -37,7 +37,8 @@ impl Tool {
                 if !process::exists("go") {
                     install_debian("golang-go").with_context(|| format!("{} needs Go", self.program))?;
                 }
-                process::run("go", &["install", module]).with_context(|| format!("{} (Go module {module})", self.program))
+                process::run("go", &["install", module])
+                    .with_context(|| format!("{} (Go module {module})", self.program))
             }
         }
     }
@@ -54,5 +55,9 @@ fn install_debian(package: &str) -> Result<()> {
         bail!("not installed, and this machine is not Debian with root");
     }
     process::run("apt-get", &["update", "-qq"])?;
-    process::run_with("apt-get", &["install", "-y", "-qq", "--no-install-recommends", package], &[("DEBIAN_FRONTEND", "noninteractive")])
+    process::run_with(
+        "apt-get",
+        &["install", "-y", "-qq", "--no-install-recommends", package],
+        &[("DEBIAN_FRONTEND", "noninteractive")],
+    )
 }

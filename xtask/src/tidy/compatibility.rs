@@ -25,9 +25,12 @@ pub fn check(files: &[String], report: &mut Report) -> Result<()> {
         }
         let named: Vec<&str> = named.split('`').skip(1).step_by(2).collect();
         match status.split(['(', ':', ';']).next().unwrap_or_default().trim() {
-            "works" | "refused" if named.is_empty() => report.error(&place, format!("{id} is `{status}` but names no test")),
+            "works" | "refused" if named.is_empty() => {
+                report.error(&place, format!("{id} is `{status}` but names no test"))
+            }
             "works" | "refused" | "not yet" | "works in part" => {}
-            other => report.error(&place, format!("{id}: status `{other}` is none of works, works in part, refused, not yet")),
+            other => report
+                .error(&place, format!("{id}: status `{other}` is none of works, works in part, refused, not yet")),
         }
         for test in named {
             if !tests.contains(test.rsplit("::").next().unwrap_or(test)) {
@@ -45,7 +48,8 @@ pub fn check(files: &[String], report: &mut Report) -> Result<()> {
 fn row(line: &str) -> Option<(&str, &str, &str)> {
     let cells: Vec<&str> = line.strip_prefix('|')?.strip_suffix('|')?.split('|').map(str::trim).collect();
     let [id, _, status, test] = cells.as_slice() else { return None };
-    let is_id = id.chars().next().is_some_and(|first| first.is_ascii_uppercase()) && id.ends_with(|last: char| last.is_ascii_digit());
+    let is_id = id.chars().next().is_some_and(|first| first.is_ascii_uppercase())
+        && id.ends_with(|last: char| last.is_ascii_digit());
     is_id.then_some((*id, *status, *test))
 }
 

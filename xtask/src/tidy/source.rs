@@ -44,12 +44,7 @@ const RESERVED: &[Reserved] = &[
         allowed: &["xtask/src/tidy/"],
         why: "finish it, or refuse it with a clear error",
     },
-    Reserved {
-        within: "",
-        text: "#[ignore",
-        allowed: &["xtask/src/tidy/"],
-        why: "a test runs, or it is not there",
-    },
+    Reserved { within: "", text: "#[ignore", allowed: &["xtask/src/tidy/"], why: "a test runs, or it is not there" },
 ];
 
 /// Checks `file`, a path relative to the root.
