@@ -35,6 +35,7 @@ const TIERS: &[Tier] = &[
         needs: &[tools::H2SPEC, tools::CURL],
         run: || process::run("cargo", &["test", "--workspace"]),
     },
+    Tier { name: "codegen", needs: &[], run: || crate::codegen::check() },
     Tier { name: "doc", needs: &[], run: doc },
 ];
 

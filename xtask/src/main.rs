@@ -3,6 +3,7 @@
 //! One file a command. Nothing here is shipped; xtask depends on no crate of the workspace, it reads files and runs programs.
 
 mod ci;
+mod codegen;
 mod process;
 mod tidy;
 
@@ -19,6 +20,8 @@ struct Arguments {
 enum Command {
     /// Everything that must pass before a change lands; installs what it needs where it may.
     Ci(ci::Arguments),
+    /// Generated code and descriptors of `proto`.
+    Codegen(codegen::Arguments),
     /// The rules of docs/architecture.md that a program can check.
     Tidy,
 }
@@ -26,6 +29,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Ci(arguments) => ci::run(&arguments),
+        Command::Codegen(arguments) => codegen::run(&arguments),
         Command::Tidy => tidy::run(),
     }
 }
