@@ -27,6 +27,7 @@ pub mod snapshot;
 pub mod tcp;
 pub mod telemetry;
 pub mod tls;
+pub mod xds;
 
 /// A name shared by many holders: cluster, route table, listener.
 pub type Name = std::sync::Arc<str>;

@@ -1,12 +1,16 @@
 //! Which endpoint of a cluster takes a request.
 //!
-//! Comes after [`crate::policy`], before [`crate::connect`]. This file holds the resolved cluster and its endpoints; one file an algorithm.
+//! Comes after [`crate::policy`], before [`crate::connect`]. `cluster` holds a cluster and its limits, `endpoint` its endpoints, `pick`
+//! the algorithms, `outlier` the ejection of failing endpoints, `dns` the clusters whose endpoints a resolver finds.
 //! Picking is synchronous; time and randomness are arguments.
 
-/// A resolved cluster. Filled in by the balance stage.
-#[derive(Debug)]
-pub struct Cluster {}
+pub mod cluster;
+pub mod dns;
+pub mod endpoint;
+pub mod outlier;
+pub mod pick;
 
-/// An endpoint with its live state. Filled in by the balance stage.
-#[derive(Debug)]
-pub struct Endpoint {}
+pub use cluster::{Cluster, ClusterConfig, Discovery, Limits, Permit, Resource, Transport, UpstreamProtocol};
+pub use endpoint::{Address, Endpoint, EndpointSet, EndpointSpec};
+pub use outlier::{Observation, OutlierConfig};
+pub use pick::{Algorithm, PickRequest, Picked};

@@ -2,7 +2,12 @@
 //!
 //! Made by every stage of the request path; turned into a response by `handle`.
 
+use std::borrow::Cow;
+
+use http::StatusCode;
+
 use crate::Name;
+use crate::telemetry::record::Flags;
 
 /// Whose doing it was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,4 +76,103 @@ pub enum Error {
     /// The client went away.
     #[error("client went away")]
     ClientGone,
+}
+
+impl Error {
+    /// Whose doing it was.
+    pub fn side(&self) -> Side {
+        match self {
+            Self::BadRequest(_) | Self::ClientGone => Side::Downstream,
+            Self::NoRoute | Self::NoCluster(_) | Self::Denied(_) | Self::Overflow { .. } | Self::StreamIdle => {
+                Side::Internal
+            }
+            Self::NoHealthyUpstream(_)
+            | Self::Connect(_)
+            | Self::ConnectTimeout
+            | Self::UpstreamTls(_)
+            | Self::UpstreamClosed
+            | Self::UpstreamReset(_)
+            | Self::UpstreamProtocol(_)
+            | Self::Timeout { .. } => Side::Upstream,
+        }
+    }
+
+    /// True for failures of the endpoint or of the way to it.
+    pub fn is_upstream(&self) -> bool {
+        self.side() == Side::Upstream && !matches!(self, Self::NoHealthyUpstream(_) | Self::Timeout { per_try: false })
+    }
+
+    /// The status that the client gets.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::Denied(_) => StatusCode::FORBIDDEN,
+            Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::StreamIdle => StatusCode::REQUEST_TIMEOUT,
+            Self::UpstreamProtocol(_) => StatusCode::BAD_GATEWAY,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// Envoy's response flag.
+    pub fn flag(&self) -> Flags {
+        match self {
+            Self::BadRequest(_) => Flags::DPE,
+            Self::NoRoute => Flags::NR,
+            Self::NoCluster(_) => Flags::NC,
+            Self::Denied(_) => Flags::default(),
+            Self::NoHealthyUpstream(_) => Flags::UH,
+            Self::Overflow { .. } => Flags::UO,
+            Self::Connect(_) | Self::ConnectTimeout | Self::UpstreamTls(_) => Flags::UF,
+            Self::UpstreamClosed => Flags::UC,
+            Self::UpstreamReset(_) => Flags::UR,
+            Self::UpstreamProtocol(_) => Flags::UPE,
+            Self::Timeout { .. } => Flags::UT,
+            Self::StreamIdle => Flags::SI,
+            Self::ClientGone => Flags::DC,
+        }
+    }
+
+    /// Envoy's response code details.
+    pub fn details(&self) -> Cow<'static, str> {
+        match self {
+            Self::BadRequest(_) => "http1.codec_error".into(),
+            Self::NoRoute => "route_not_found".into(),
+            Self::NoCluster(_) => "cluster_not_found".into(),
+            Self::Denied(detail) => detail.clone(),
+            Self::NoHealthyUpstream(_) => "no_healthy_upstream".into(),
+            Self::Overflow { .. } => "upstream_reset_before_response_started{overflow}".into(),
+            Self::Connect(_) => "upstream_reset_before_response_started{remote_connection_failure}".into(),
+            Self::ConnectTimeout => "upstream_reset_before_response_started{connection_timeout}".into(),
+            Self::UpstreamTls(_) => {
+                "upstream_reset_before_response_started{remote_connection_failure|TLS_error}".into()
+            }
+            Self::UpstreamClosed => "upstream_reset_before_response_started{connection_termination}".into(),
+            Self::UpstreamReset(_) => "upstream_reset_before_response_started{remote_reset}".into(),
+            Self::UpstreamProtocol(_) => "upstream_reset_before_response_started{protocol_error}".into(),
+            Self::Timeout { per_try: false } => "response_timeout".into(),
+            Self::Timeout { per_try: true } => "upstream_per_try_timeout".into(),
+            Self::StreamIdle => "stream_idle_timeout".into(),
+            Self::ClientGone => "downstream_remote_disconnect".into(),
+        }
+    }
+
+    /// What the client reads; Envoy's words where it has some, so that users' tools know them.
+    pub fn body(&self) -> Cow<'static, str> {
+        match self {
+            Self::NoRoute => "".into(),
+            Self::NoCluster(_) => "".into(),
+            Self::Denied(_) => "RBAC: access denied".into(),
+            Self::NoHealthyUpstream(_) => "no healthy upstream".into(),
+            Self::Overflow { .. } => {
+                format!("upstream connect error or disconnect/reset before headers. reset reason: overflow ({self})")
+                    .into()
+            }
+            Self::Timeout { .. } => "upstream request timeout".into(),
+            Self::StreamIdle => "stream timeout".into(),
+            Self::BadRequest(reason) => reason.clone(),
+            other => format!("upstream connect error or disconnect/reset before headers. {other}").into(),
+        }
+    }
 }

@@ -5,6 +5,8 @@
 use std::sync::Arc;
 
 pub mod authz;
+pub mod headers;
+pub mod retry;
 
 /// A policy of a filter chain, in configured order. Enum, not `dyn`: the request path is one function.
 #[derive(Debug, Clone)]

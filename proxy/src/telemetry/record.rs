@@ -97,6 +97,24 @@ impl Flags {
     }
 }
 
+impl std::fmt::Display for Flags {
+    /// Short names joined by commas; `-` for none.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.0 == 0 {
+            return f.write_str("-");
+        }
+        let mut first = true;
+        for (flag, name) in Self::NAMES {
+            if self.has(*flag) {
+                f.write_str(if first { "" } else { "," })?;
+                f.write_str(name)?;
+                first = false;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What one request gathers. Fields that only an access log reads are filled only when a log asks for them.
 #[derive(Debug)]
 pub struct Record {
@@ -154,4 +172,49 @@ pub struct Record {
     pub response_headers: Option<Box<http::HeaderMap>>,
     /// Response trailers when an access log wants them.
     pub response_trailers: Option<Box<http::HeaderMap>>,
+}
+
+impl Record {
+    /// A record that begins now.
+    pub fn begin(conn: Rc<ConnInfo>, stats: Option<Arc<StatsFilter>>) -> Self {
+        Self {
+            start_time: SystemTime::now(),
+            start: Instant::now(),
+            conn,
+            stats,
+            request_head: None,
+            protocol: None,
+            grpc: false,
+            grpc_status: None,
+            grpc_messages: (0, 0),
+            route_name: None,
+            cluster: None,
+            endpoint: None,
+            upstream_local: None,
+            upstream_tls: None,
+            source_peer: None,
+            attempts: 0,
+            status: 0,
+            flags: Flags::default(),
+            details: None,
+            termination: None,
+            upstream_failure: None,
+            bytes_received: 0,
+            bytes_sent: 0,
+            head_bytes: (0, 0),
+            upstream_service_time: None,
+            response_headers: None,
+            response_trailers: None,
+        }
+    }
+
+    /// Notes why there is no answer from upstream.
+    pub fn fail(&mut self, error: &crate::http::error::Error) {
+        use crate::http::error::Error;
+        self.flags.set(error.flag());
+        self.details = Some(error.details());
+        if let Error::Connect(reason) | Error::UpstreamTls(reason) | Error::UpstreamProtocol(reason) = error {
+            self.upstream_failure = Some(reason.clone());
+        }
+    }
 }

@@ -1,0 +1,5 @@
+//! Configuration from outside: what comes in as xDS resources leaves as resolved values.
+//!
+//! Only this folder and [`crate::bootstrap`] name Envoy's protobuf types.
+
+pub mod decode;
