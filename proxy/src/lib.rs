@@ -19,14 +19,18 @@
 
 pub mod balance;
 pub mod connect;
+pub mod detect;
+pub mod drain;
 pub mod http;
 pub mod listener;
 pub mod policy;
 pub mod route;
+pub mod runtime;
 pub mod snapshot;
 pub mod tcp;
 pub mod telemetry;
 pub mod tls;
+pub mod worker;
 pub mod xds;
 
 /// A name shared by many holders: cluster, route table, listener.

@@ -1,3 +1,330 @@
-//! Connections to endpoints: pools, dialing, circuit breakers.
+//! Connections to endpoints: a pool for each worker, without locks.
 //!
-//! Comes after [`crate::balance`]; the last stage before the wire.
+//! Comes after [`crate::balance`]; the last stage before the wire. `dial` makes connections, this file keeps them. A connection is
+//! looked at before it is used again, so that one which the endpoint has closed meanwhile costs no request (BX11).
+
+pub mod dial;
+pub mod io;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use hyper::client::conn::{http1, http2};
+use tokio::time::Instant;
+
+use crate::Name;
+use crate::balance::{Address, Cluster, Endpoint, Resource, Transport, UpstreamProtocol};
+use crate::http::body::RequestBody;
+use crate::http::error::Error;
+use crate::tls::TlsInfo;
+
+/// Streams on one HTTP/2 connection unless configured; the peer's own limit holds besides.
+const MAX_STREAMS: u32 = 1024;
+
+/// Which HTTP version a request needs upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Want {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// Whatever TLS agrees on.
+    Alpn,
+}
+
+impl Want {
+    /// By the cluster, and what the client speaks.
+    pub fn of(protocol: UpstreamProtocol, downstream: http::Version, upgrade: bool) -> Self {
+        match protocol {
+            // An upgrade needs a connection of its own; a meshed peer takes both versions on every port.
+            _ if upgrade => Self::Http1,
+            UpstreamProtocol::Http1 => Self::Http1,
+            UpstreamProtocol::Http2 => Self::Http2,
+            UpstreamProtocol::Downstream if downstream == http::Version::HTTP_2 => Self::Http2,
+            UpstreamProtocol::Downstream => Self::Http1,
+            UpstreamProtocol::Alpn => Self::Alpn,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Key {
+    cluster: Name,
+    address: Address,
+    /// Other TLS settings, other connections.
+    tls: usize,
+    server_name: Option<Name>,
+    want: Want,
+}
+
+/// What is known of a connection.
+#[derive(Debug)]
+pub struct Meta {
+    /// Our address.
+    pub local: Option<SocketAddr>,
+    /// TLS.
+    pub tls: Option<Arc<TlsInfo>>,
+    socket: Option<Arc<tokio::net::TcpStream>>,
+    created: Instant,
+    requests: Cell<u32>,
+    streams: Cell<u32>,
+}
+
+/// A connection taken for one request.
+#[derive(Debug)]
+pub enum Taken {
+    /// HTTP/1, exclusively.
+    Http1(Http1),
+    /// A stream of HTTP/2.
+    Http2(Http2),
+}
+
+/// An HTTP/1 connection. Given back by [`Http1::give_back`]; closed when dropped.
+#[derive(Debug)]
+pub struct Http1 {
+    /// To send with.
+    pub sender: http1::SendRequest<RequestBody>,
+    /// About the connection.
+    pub meta: Rc<Meta>,
+    /// False for a new connection.
+    pub reused: bool,
+    pool: Rc<Pool>,
+}
+
+/// A stream's share of an HTTP/2 connection.
+#[derive(Debug)]
+pub struct Http2 {
+    /// To send with.
+    pub sender: http2::SendRequest<RequestBody>,
+    /// About the connection.
+    pub meta: Rc<Meta>,
+    /// False for a new connection.
+    pub reused: bool,
+}
+
+impl Drop for Http2 {
+    fn drop(&mut self) {
+        self.meta.streams.set(self.meta.streams.get().saturating_sub(1));
+    }
+}
+
+#[derive(Debug)]
+struct Idle {
+    sender: http1::SendRequest<RequestBody>,
+    meta: Rc<Meta>,
+    since: Instant,
+}
+
+#[derive(Debug)]
+struct Shared {
+    sender: http2::SendRequest<RequestBody>,
+    meta: Rc<Meta>,
+    used: Instant,
+}
+
+/// Connections of one key.
+#[derive(Debug)]
+struct Pool {
+    cluster: RefCell<Arc<Cluster>>,
+    idle: RefCell<Vec<Idle>>,
+    shared: RefCell<Vec<Shared>>,
+    /// Held while an HTTP/2 connection is dialed: a burst of requests shares one handshake.
+    dialing: tokio::sync::Mutex<()>,
+    used: Cell<Instant>,
+    /// Keeps the address in the key from being given to other settings.
+    _transport: Transport,
+}
+
+/// All pools of a worker.
+#[derive(Debug, Default)]
+pub struct Pools {
+    pools: RefCell<HashMap<Key, Rc<Pool>>>,
+}
+
+impl Pools {
+    /// A connection to `endpoint`, pooled or new.
+    pub async fn take(
+        &self,
+        cluster: &Arc<Cluster>,
+        endpoint: &Endpoint,
+        want: Want,
+        host: Option<&str>,
+    ) -> Result<Taken, Error> {
+        let pool = self.pool(cluster, endpoint, want, host);
+        if let Some(taken) = pool.reuse(want) {
+            return Ok(taken);
+        }
+        let _waiting = cluster.acquire(Resource::Pending)?;
+        let _turn = match want {
+            Want::Http1 => None,
+            Want::Http2 | Want::Alpn => Some(pool.dialing.lock().await),
+        };
+        if want != Want::Http1
+            && let Some(taken) = pool.reuse(want)
+        {
+            return Ok(taken);
+        }
+        let permit = cluster.acquire(Resource::Connections)?;
+        pool.clone().dial(cluster, endpoint, want, host, permit).await
+    }
+
+    fn pool(&self, cluster: &Arc<Cluster>, endpoint: &Endpoint, want: Want, host: Option<&str>) -> Rc<Pool> {
+        let (tls, server_name) = match &endpoint.transport {
+            Transport::Plain => (0, None),
+            Transport::Tls(tls) => (
+                Arc::as_ptr(tls).cast::<()>() as usize,
+                if tls.auto_sni { tls.server_name(host).map(Name::from) } else { None },
+            ),
+        };
+        let key = Key {
+            cluster: cluster.config.name.clone(),
+            address: endpoint.spec.address.clone(),
+            tls,
+            server_name,
+            want,
+        };
+        let mut pools = self.pools.borrow_mut();
+        let pool = pools.entry(key).or_insert_with(|| {
+            Rc::new(Pool {
+                cluster: RefCell::new(cluster.clone()),
+                idle: RefCell::default(),
+                shared: RefCell::default(),
+                dialing: tokio::sync::Mutex::new(()),
+                used: Instant::now().into(),
+                _transport: endpoint.transport.clone(),
+            })
+        });
+        pool.used.set(Instant::now());
+        if !Arc::ptr_eq(&pool.cluster.borrow(), cluster) {
+            *pool.cluster.borrow_mut() = cluster.clone();
+        }
+        pool.clone()
+    }
+
+    /// Closes what was idle for too long. Called every second or so.
+    pub fn sweep(&self) {
+        let now = Instant::now();
+        self.pools.borrow_mut().retain(|_, pool| {
+            let cluster = pool.cluster.borrow();
+            let limit = cluster.config.idle_timeout;
+            let fresh = |since: Instant| limit.is_none_or(|limit| now.duration_since(since) < limit);
+            pool.idle.borrow_mut().retain(|one| !one.sender.is_closed() && fresh(one.since));
+            pool.shared
+                .borrow_mut()
+                .retain(|one| !one.sender.is_closed() && (one.meta.streams.get() > 0 || fresh(one.used)));
+            let empty = pool.idle.borrow().is_empty() && pool.shared.borrow().is_empty();
+            !(empty && Rc::strong_count(pool) == 1 && now.duration_since(pool.used.get()).as_secs() > 60)
+        });
+    }
+
+    /// Connections kept: idle HTTP/1, HTTP/2.
+    pub fn sizes(&self) -> (usize, usize) {
+        let pools = self.pools.borrow();
+        let count = |(idle, shared): (usize, usize), pool: &Rc<Pool>| {
+            (idle + pool.idle.borrow().len(), shared + pool.shared.borrow().len())
+        };
+        pools.values().fold((0, 0), count)
+    }
+}
+
+impl Pool {
+    fn reuse(self: &Rc<Self>, want: Want) -> Option<Taken> {
+        if want != Want::Http1 {
+            let cluster = self.cluster.borrow();
+            let streams = cluster.config.max_concurrent_streams.unwrap_or(MAX_STREAMS);
+            let mut shared = self.shared.borrow_mut();
+            shared.retain(|one| !one.sender.is_closed());
+            let usable = shared.iter_mut().find(|one| one.meta.streams.get() < streams && fits(&cluster, &one.meta));
+            if let Some(one) = usable {
+                one.used = Instant::now();
+                one.meta.streams.set(one.meta.streams.get() + 1);
+                one.meta.requests.set(one.meta.requests.get() + 1);
+                return Some(Taken::Http2(Http2 { sender: one.sender.clone(), meta: one.meta.clone(), reused: true }));
+            }
+        }
+        if want != Want::Http2 {
+            let mut idle = self.idle.borrow_mut();
+            let mut at = idle.len();
+            while at > 0 {
+                at -= 1;
+                if idle[at].sender.is_closed() {
+                    idle.remove(at);
+                } else if idle[at].sender.is_ready() {
+                    let one = idle.remove(at);
+                    if !one.meta.is_alive() {
+                        continue;
+                    }
+                    one.meta.requests.set(one.meta.requests.get() + 1);
+                    return Some(Taken::Http1(Http1 {
+                        sender: one.sender,
+                        meta: one.meta,
+                        reused: true,
+                        pool: self.clone(),
+                    }));
+                }
+            }
+        }
+        None
+    }
+
+    async fn dial(
+        self: Rc<Self>,
+        cluster: &Arc<Cluster>,
+        endpoint: &Endpoint,
+        want: Want,
+        host: Option<&str>,
+        permit: crate::balance::Permit,
+    ) -> Result<Taken, Error> {
+        let dialed = dial::dial(cluster, endpoint, want, host, permit).await?;
+        let meta = Rc::new(Meta {
+            local: dialed.local,
+            tls: dialed.tls,
+            socket: dialed.socket,
+            created: Instant::now(),
+            requests: 1.into(),
+            streams: 1.into(),
+        });
+        Ok(match dialed.sender {
+            dial::Sender::Http1(sender) => Taken::Http1(Http1 { sender, meta, reused: false, pool: self }),
+            dial::Sender::Http2(sender) => {
+                let shared = Shared { sender: sender.clone(), meta: meta.clone(), used: Instant::now() };
+                self.shared.borrow_mut().push(shared);
+                Taken::Http2(Http2 { sender, meta, reused: false })
+            }
+        })
+    }
+}
+
+/// True if a connection may take one more request.
+fn fits(cluster: &Cluster, meta: &Meta) -> bool {
+    cluster.config.max_requests_per_connection.is_none_or(|limit| meta.requests.get() < limit)
+        && cluster.config.max_connection_duration.is_none_or(|limit| meta.created.elapsed() < limit)
+}
+
+impl Meta {
+    /// False if the endpoint has closed the connection or sent something unasked.
+    ///
+    /// hyper learns of a close only when the reactor has run; between two requests it may not have. One `recv` with
+    /// `MSG_PEEK` asks the kernel.
+    fn is_alive(&self) -> bool {
+        let Some(socket) = &self.socket else { return true };
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let peeked = socket2::SockRef::from(&**socket).peek(&mut byte);
+        matches!(peeked, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+    }
+}
+
+impl Http1 {
+    /// Puts the connection back after its response was read to the end.
+    pub fn give_back(self) {
+        let cluster = self.pool.cluster.borrow();
+        if self.sender.is_closed() || !fits(&cluster, &self.meta) {
+            return;
+        }
+        drop(cluster);
+        self.pool.idle.borrow_mut().push(Idle { sender: self.sender, meta: self.meta, since: Instant::now() });
+    }
+}

@@ -11,7 +11,14 @@ use crate::route::RouteTable;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::stats::StatsFilter;
 
+pub mod body;
 pub mod error;
+pub mod forward;
+pub mod handle;
+pub mod headers;
+pub mod normalize;
+pub mod serve;
+pub mod upgrade;
 
 /// The largest request or response head in bytes unless configured (Envoy's `max_request_headers_kb` default).
 pub const DEFAULT_MAX_HEAD_BYTES: u32 = 60 * 1024;

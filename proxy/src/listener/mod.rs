@@ -3,6 +3,10 @@
 //! This file holds the resolved values that [`crate::xds`] makes of Envoy's `Listener`; `socket` opens and accepts,
 //! `chain` chooses the filter chain. What follows is [`crate::detect`], [`crate::tls`], then [`crate::http`] or [`crate::tcp`].
 
+pub mod accept;
+pub mod chain;
+pub mod socket;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -2,12 +2,25 @@
 //!
 //! Comes after [`crate::listener`] (and [`crate::tls`]); uses [`crate::balance`] and [`crate::connect`] as HTTP does.
 
+pub mod copy;
+
+use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::Name;
+use crate::balance::{Cluster, Observation, PickRequest, Picked, Resource};
+use crate::connect::dial;
+use crate::drain::Phase;
+use crate::http::error::Error;
+use crate::listener::ConnInfo;
+use crate::listener::accept::{Downstream, refused};
+use crate::policy::authz::Rbac;
 use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::record::{Flags, Record};
 use crate::telemetry::stats::StatsFilter;
+use crate::worker::Worker;
 
 /// Envoy's `TcpProxy`, resolved.
 #[derive(Debug)]
@@ -28,4 +41,108 @@ pub struct TcpChain {
     pub access_logs: Vec<Arc<AccessLog>>,
     /// Istio's standard TCP metrics, when asked for.
     pub stats: Option<Arc<StatsFilter>>,
+}
+
+impl TcpChain {
+    fn choose(&self, random: u64) -> Option<&Name> {
+        let mut point = random % self.total_weight.max(1);
+        for (name, weight) in &self.clusters {
+            match point.checked_sub(u64::from(*weight)) {
+                None => return Some(name),
+                Some(rest) => point = rest,
+            }
+        }
+        None
+    }
+}
+
+/// Serves a connection: policy, cluster, endpoint, copy, account.
+pub async fn serve(
+    worker: Rc<Worker>,
+    chain: Arc<TcpChain>,
+    rbac: &[Arc<Rbac>],
+    conn: Rc<ConnInfo>,
+    client: Downstream,
+) -> io::Result<()> {
+    let mut record = Record::begin(conn.clone(), chain.stats.clone());
+    if let Some(detail) = refused(rbac, &conn) {
+        record.termination = Some(detail.into());
+    } else {
+        let joined = join(&worker, &chain, &conn, client, &mut record);
+        let stopped = worker.drain.reached(Phase::Stopped);
+        tokio::select! {
+            result = joined => {
+                if let Err(error) = result {
+                    record.fail(&error);
+                }
+            }
+            () = stopped => record.termination = Some("drain".into()),
+        }
+    }
+    worker.metrics.tcp(&record);
+    for log in &chain.access_logs {
+        log.write(&record);
+    }
+    Ok(())
+}
+
+async fn join(
+    worker: &Worker,
+    chain: &TcpChain,
+    conn: &ConnInfo,
+    client: Downstream,
+    record: &mut Record,
+) -> Result<(), Error> {
+    let name = chain.choose(worker.random()).cloned().unwrap_or_else(|| "".into());
+    let cluster = worker.snapshot().clusters.get(&name).cloned().ok_or(Error::NoCluster(name))?;
+    record.cluster = Some(cluster.clone());
+    let (stream, _picked, _permit) = reach(worker, chain, conn, &cluster, record).await?;
+    record.upstream_local = stream.local;
+    record.upstream_tls = stream.tls;
+    let copying = copy::both(client, stream.stream, chain.idle_timeout);
+    let copied = match chain.max_duration {
+        None => copying.await,
+        Some(limit) => tokio::time::timeout(limit, copying).await.unwrap_or_default(),
+    };
+    record.bytes_received = copied.up;
+    record.bytes_sent = copied.down;
+    if copied.idle {
+        record.flags.set(Flags::SI);
+    } else if copied.error.is_some() {
+        record.flags.set(Flags::UC);
+    }
+    Ok(())
+}
+
+/// A connection to an endpoint, after as many tries as the chain allows.
+async fn reach(
+    worker: &Worker,
+    chain: &TcpChain,
+    conn: &ConnInfo,
+    cluster: &Arc<Cluster>,
+    record: &mut Record,
+) -> Result<(dial::Raw, Picked, crate::balance::Permit), Error> {
+    let mut failed = Vec::new();
+    loop {
+        let permit = cluster.acquire(Resource::Connections)?;
+        let request = PickRequest { avoid: &failed, original_dst: Some(conn.local) };
+        let picked = worker.with_random(|random| cluster.pick(&request, random))?;
+        let endpoint = picked.endpoint().clone();
+        record.endpoint = Some(endpoint.clone());
+        record.attempts += 1;
+        let name = conn.server_name.as_deref();
+        match dial::raw(cluster, &endpoint, name, crate::tls::AlpnUse::Configured).await {
+            Ok(stream) => {
+                cluster.observe(&endpoint, Observation::Connected);
+                return Ok((stream, picked, permit));
+            }
+            Err(error) => {
+                cluster.observe(&endpoint, Observation::LocalFailure);
+                if record.attempts >= chain.max_connect_attempts {
+                    return Err(error);
+                }
+                failed.push(endpoint);
+            }
+        }
+    }
 }

@@ -1,0 +1,407 @@
+//! Bodies as they pass: counted, bounded in time, and, for requests that may be sent again, kept as long as they are small.
+
+use std::cell::{Cell, RefCell};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep};
+
+use super::handle::Finish;
+use crate::connect::Taken;
+use crate::telemetry::record::Flags;
+
+/// The largest request body that is kept for another try, in bytes.
+pub const REPLAY_LIMIT: usize = 64 * 1024;
+
+/// Why a body ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The other side.
+    #[error(transparent)]
+    Incoming(#[from] hyper::Error),
+    /// A newer try took over.
+    #[error("another try took over")]
+    Superseded,
+    /// Time is up.
+    #[error("{0}")]
+    Timeout(&'static str),
+    /// It is larger than allowed.
+    #[error("the body is too large")]
+    TooLarge,
+}
+
+/// How far a request body has come.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes from the client.
+    pub received: Cell<u64>,
+    /// Messages of gRPC are not counted exactly: frames stand for them.
+    pub messages: Cell<u64>,
+    /// True once the client has sent everything.
+    pub done: Cell<bool>,
+    /// True if the client broke off.
+    pub broken: Cell<bool>,
+    /// Told when `done` becomes true.
+    pub finished: tokio::sync::Notify,
+}
+
+impl Progress {
+    fn end(&self) {
+        self.done.set(true);
+        self.finished.notify_one();
+    }
+}
+
+/// A request's body on its way to the endpoint.
+#[derive(Debug)]
+pub enum RequestBody {
+    /// None.
+    Empty,
+    /// Passed through.
+    Direct(Incoming, Rc<Progress>),
+    /// Kept for another try while it is small.
+    Replay {
+        /// Shared by all tries.
+        source: Rc<Replay>,
+        /// Chunks that this try has sent.
+        position: usize,
+        /// The try.
+        generation: u32,
+    },
+}
+
+/// A body that can be sent again.
+#[derive(Debug)]
+pub struct Replay {
+    incoming: RefCell<Incoming>,
+    chunks: RefCell<Vec<Bytes>>,
+    trailers: RefCell<Option<HeaderMap>>,
+    size: Cell<usize>,
+    generation: Cell<u32>,
+    /// How far the client has come.
+    pub progress: Rc<Progress>,
+}
+
+impl Replay {
+    /// Keeps `incoming`.
+    pub fn new(incoming: Incoming, progress: Rc<Progress>) -> Rc<Self> {
+        Rc::new(Self {
+            incoming: RefCell::new(incoming),
+            chunks: RefCell::default(),
+            trailers: RefCell::default(),
+            size: 0.into(),
+            generation: 0.into(),
+            progress,
+        })
+    }
+
+    /// The body for the next try; bodies of earlier tries end with an error.
+    pub fn next(self: &Rc<Self>) -> RequestBody {
+        self.generation.set(self.generation.get() + 1);
+        RequestBody::Replay { source: self.clone(), position: 0, generation: self.generation.get() }
+    }
+
+    /// True if everything that was read is still here.
+    pub fn is_whole(&self) -> bool {
+        self.size.get() <= REPLAY_LIMIT && !self.progress.broken.get()
+    }
+
+    fn poll(&self, position: &mut usize, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(chunk) = self.chunks.borrow().get(*position) {
+            *position += 1;
+            return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
+        }
+        if self.progress.done.get() {
+            // Trailers come once for each try, after the last chunk.
+            let chunks = self.chunks.borrow().len();
+            if *position == chunks {
+                *position += 1;
+                if let Some(trailers) = self.trailers.borrow().clone() {
+                    return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                }
+            }
+            return Poll::Ready(None);
+        }
+        let polled = ready!(Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx));
+        match polled {
+            None => {
+                self.progress.end();
+                Poll::Ready(None)
+            }
+            Some(Err(error)) => {
+                self.progress.broken.set(true);
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => {
+                    self.progress.received.set(self.progress.received.get() + data.len() as u64);
+                    self.progress.messages.set(self.progress.messages.get() + 1);
+                    let size = self.size.get().saturating_add(data.len());
+                    self.size.set(size);
+                    if size <= REPLAY_LIMIT {
+                        self.chunks.borrow_mut().push(data.clone());
+                        *position += 1;
+                    } else {
+                        self.chunks.borrow_mut().clear();
+                    }
+                    Poll::Ready(Some(Ok(Frame::data(data))))
+                }
+                Err(frame) => {
+                    if let Ok(trailers) = frame.into_trailers() {
+                        *self.trailers.borrow_mut() = Some(trailers.clone());
+                        self.progress.end();
+                        *position = self.chunks.borrow().len() + 1;
+                        return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+                    }
+                    Poll::Ready(None)
+                }
+            },
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Direct(incoming, progress) => match ready!(Pin::new(incoming).poll_frame(cx)) {
+                None => {
+                    progress.end();
+                    Poll::Ready(None)
+                }
+                Some(Ok(frame)) => {
+                    if let Some(data) = frame.data_ref() {
+                        progress.received.set(progress.received.get() + data.len() as u64);
+                        progress.messages.set(progress.messages.get() + 1);
+                    } else {
+                        progress.end();
+                    }
+                    Poll::Ready(Some(Ok(frame)))
+                }
+                Some(Err(error)) => {
+                    progress.broken.set(true);
+                    Poll::Ready(Some(Err(error.into())))
+                }
+            },
+            Self::Replay { source, position, generation } => {
+                if *generation != source.generation.get() {
+                    return Poll::Ready(Some(Err(BodyError::Superseded)));
+                }
+                source.poll(position, cx)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Direct(incoming, _) => incoming.is_end_stream(),
+            Self::Replay { .. } => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Direct(incoming, _) => incoming.size_hint(),
+            Self::Replay { source, position: 0, .. } => {
+                let kept: u64 = source.chunks.borrow().iter().map(|chunk| chunk.len() as u64).sum();
+                if source.progress.done.get() {
+                    return SizeHint::with_exact(kept);
+                }
+                match source.incoming.borrow().size_hint().exact() {
+                    Some(rest) => SizeHint::with_exact(kept + rest),
+                    None => SizeHint::default(),
+                }
+            }
+            Self::Replay { .. } => SizeHint::default(),
+        }
+    }
+}
+
+/// A response's body on its way to the client. When it ends, or is dropped, the request is accounted for.
+#[derive(Debug)]
+pub struct ResponseBody {
+    kind: Kind,
+    finish: Option<Finish>,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Full(Option<Bytes>),
+    Upstream(Box<Upstream>),
+}
+
+#[derive(Debug)]
+struct Upstream {
+    incoming: Incoming,
+    connection: Option<Taken>,
+    limits: Limits,
+    timer: Option<Pin<Box<Sleep>>>,
+    progressed: Instant,
+    ended: bool,
+}
+
+/// How long a response may take.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Limits {
+    /// Everything must have come by then.
+    pub deadline: Option<Instant>,
+    /// Nothing may stand still for longer.
+    pub idle: Option<Duration>,
+}
+
+impl ResponseBody {
+    /// A body of our own.
+    pub fn full(bytes: Bytes, finish: Option<Finish>) -> Self {
+        Self { kind: Kind::Full((!bytes.is_empty()).then_some(bytes)), finish }
+    }
+
+    /// The endpoint's body; its connection goes back to the pool at the end.
+    pub fn upstream(incoming: Incoming, connection: Taken, limits: Limits, finish: Finish) -> Self {
+        let ended = incoming.is_end_stream();
+        let upstream =
+            Upstream { incoming, connection: Some(connection), limits, timer: None, progressed: Instant::now(), ended };
+        let mut body = Self { kind: Kind::Upstream(Box::new(upstream)), finish: Some(finish) };
+        if ended {
+            body.end();
+        }
+        body
+    }
+
+    fn end(&mut self) {
+        if let Kind::Upstream(upstream) = &mut self.kind {
+            upstream.ended = true;
+            if let Some(Taken::Http1(connection)) = upstream.connection.take() {
+                connection.give_back();
+            }
+        }
+        if let Some(finish) = self.finish.take() {
+            finish.complete();
+        }
+    }
+
+    fn fail(&mut self, flag: Flags, details: &'static str) {
+        if let Some(mut finish) = self.finish.take() {
+            finish.record.flags.set(flag);
+            finish.record.details = Some(details.into());
+            finish.complete();
+        }
+    }
+}
+
+impl Upstream {
+    /// Ready when the response has taken too long.
+    fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let idle_until = self.limits.idle.map(|idle| self.progressed + idle);
+        let Some(until) = [self.limits.deadline, idle_until].into_iter().flatten().min() else {
+            return Poll::Pending;
+        };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        // Each frame moves the idle limit; the timer is moved only when it fires.
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            let now = Instant::now();
+            if now >= until {
+                return Poll::Ready(self.limits.deadline.is_some_and(|deadline| now >= deadline));
+            }
+            timer.as_mut().reset(until);
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let upstream = match &mut this.kind {
+            Kind::Full(bytes) => {
+                let frame = bytes.take();
+                if let (Some(bytes), Some(finish)) = (&frame, &mut this.finish) {
+                    finish.record.bytes_sent += bytes.len() as u64;
+                }
+                this.end();
+                return Poll::Ready(frame.map(|bytes| Ok(Frame::data(bytes))));
+            }
+            Kind::Upstream(upstream) => upstream,
+        };
+        if upstream.ended {
+            return Poll::Ready(None);
+        }
+        match Pin::new(&mut upstream.incoming).poll_frame(cx) {
+            Poll::Pending => {
+                let late = ready!(upstream.poll_timeout(cx));
+                let (flag, text) =
+                    if late { (Flags::UT, "response_timeout") } else { (Flags::SI, "stream_idle_timeout") };
+                this.fail(flag, text);
+                Poll::Ready(Some(Err(BodyError::Timeout(text))))
+            }
+            Poll::Ready(None) => {
+                this.end();
+                Poll::Ready(None)
+            }
+            Poll::Ready(Some(Err(error))) => {
+                this.fail(Flags::UC, "upstream_reset_after_response_started{connection_termination}");
+                Poll::Ready(Some(Err(error.into())))
+            }
+            Poll::Ready(Some(Ok(frame))) => {
+                upstream.progressed = Instant::now();
+                let ended = upstream.incoming.is_end_stream();
+                if let Some(finish) = &mut this.finish {
+                    if let Some(data) = frame.data_ref() {
+                        finish.record.bytes_sent += data.len() as u64;
+                        finish.record.grpc_messages.1 += 1;
+                    } else if let Some(trailers) = frame.trailers_ref() {
+                        finish.trailers(trailers);
+                    }
+                }
+                if ended || frame.is_trailers() {
+                    this.end();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Full(bytes) => bytes.is_none(),
+            Kind::Upstream(upstream) => upstream.ended,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Kind::Upstream(upstream) => upstream.incoming.size_hint(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        let unread = match &self.kind {
+            Kind::Full(bytes) => bytes.is_some(),
+            Kind::Upstream(upstream) => !upstream.ended,
+        };
+        if let Some(mut finish) = self.finish.take() {
+            // A response to HEAD and the like has a body that nobody reads.
+            if unread && !finish.bodiless {
+                finish.record.flags.set(Flags::DC);
+                finish.record.details = Some("downstream_remote_disconnect".into());
+            }
+            finish.complete();
+        }
+    }
+}

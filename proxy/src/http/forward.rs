@@ -1,0 +1,590 @@
+//! Sending a request to an endpoint, again if that is wanted and safe, and its response back.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::{Body as _, Incoming};
+use hyper::upgrade::OnUpgrade;
+use mesh_proto::names::header as names;
+use tokio::time::Instant;
+
+use super::body::{Limits, Progress, Replay, RequestBody, ResponseBody};
+use super::error::Error;
+use super::handle::{Exchange, Finish, grpc_status, local};
+use super::{headers, upgrade};
+use crate::balance::{Cluster, Endpoint, Observation, Permit, PickRequest, Picked, Resource};
+use crate::connect::{Taken, Want};
+use crate::listener::Direction;
+use crate::policy::headers::HeaderOps;
+use crate::policy::retry::{Decision, Outcome, REFUSED_STREAM, RetryPolicy, Try};
+use crate::route::action::{Forward, HostRewrite, Target, WeightedCluster};
+use crate::route::{Route, RouteTable, VirtualHost};
+use crate::telemetry::record::Flags;
+
+/// What a request holds of others until it is over.
+#[derive(Debug, Default)]
+pub struct Held {
+    picked: Option<Picked>,
+    request: Option<Permit>,
+    retry: Option<Permit>,
+}
+
+/// The body of a request, for as many tries as may be.
+enum Source {
+    Empty,
+    Once(Option<RequestBody>, Rc<Progress>),
+    Replay(Rc<Replay>),
+}
+
+impl Source {
+    fn new(body: Incoming, keep: bool) -> Self {
+        if body.is_end_stream() {
+            return Self::Empty;
+        }
+        let progress = Rc::new(Progress::default());
+        if keep {
+            Self::Replay(Replay::new(body, progress))
+        } else {
+            Self::Once(Some(RequestBody::Direct(body, progress.clone())), progress)
+        }
+    }
+
+    fn next(&mut self) -> Option<RequestBody> {
+        match self {
+            Self::Empty => Some(RequestBody::Empty),
+            Self::Once(body, _) => body.take(),
+            Self::Replay(replay) => Some(replay.next()),
+        }
+    }
+
+    fn progress(&self) -> Option<&Rc<Progress>> {
+        match self {
+            Self::Empty => None,
+            Self::Once(_, progress) => Some(progress),
+            Self::Replay(replay) => Some(&replay.progress),
+        }
+    }
+
+    fn is_replayable(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Once(body, _) => body.is_some(),
+            Self::Replay(replay) => replay.is_whole(),
+        }
+    }
+}
+
+/// One try's result.
+type Tried = Result<(Response<Incoming>, Taken), (Error, bool)>;
+
+/// Forwards a request.
+#[allow(clippy::too_many_arguments)]
+pub(super) async fn forward(
+    exchange: &mut Exchange,
+    table: &RouteTable,
+    host: &VirtualHost,
+    route: &Arc<Route>,
+    action: &Forward,
+    body: Incoming,
+    on_upgrade: OnUpgrade,
+    mut finish: Finish,
+    random: u64,
+) -> Response<ResponseBody> {
+    let grpc = exchange.grpc;
+    let (cluster, weighted) = match target(exchange, action, random.rotate_left(32)) {
+        Ok(found) => found,
+        Err(error) => {
+            let mut response = local(error, finish, grpc);
+            if !grpc {
+                *response.status_mut() = action.cluster_not_found;
+            }
+            return response;
+        }
+    };
+    finish.record.cluster = Some(cluster.clone());
+    if let Some(protocol) = &exchange.upgrade
+        && !upgrade_allowed(exchange, action, protocol)
+    {
+        let mut response = local(Error::BadRequest("this upgrade is not allowed here".into()), finish, grpc);
+        *response.status_mut() = StatusCode::FORBIDDEN;
+        return response;
+    }
+    match cluster.acquire(Resource::Requests) {
+        Ok(permit) => finish.held.request = Some(permit),
+        Err(error) => return local(error, finish, grpc),
+    }
+    prepare_request(exchange, table, host, route, action, weighted, &cluster);
+    let retry = action.retry.as_ref().or(host.retry.as_ref()).cloned();
+    let upgrading = exchange.upgrade.is_some();
+    let mut source = if upgrading { Source::Empty } else { Source::new(body, retry.is_some()) };
+    if let Some(progress) = source.progress() {
+        finish.follow(progress.clone());
+    }
+    let started = Instant::now();
+    let result = attempts(exchange, host, action, &cluster, retry.as_deref(), &mut source, &mut finish, started).await;
+    let (response, taken) = match result {
+        Ok(answered) => answered,
+        Err(error) => return local(error, finish, grpc),
+    };
+    finish.record.upstream_service_time = Some(started.elapsed());
+    let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS
+        || (exchange.upgrade.as_deref() == Some("connect") && response.status().is_success());
+    if upgrading && switching {
+        return upgrade::switch(exchange, response, taken, on_upgrade, finish);
+    }
+    let idle = action.idle_timeout.unwrap_or(exchange.chain.stream_idle_timeout);
+    let deadline = action.timeout.filter(|_| !upgrading).map(|timeout| started + timeout);
+    let limits = Limits { deadline, idle };
+    respond(exchange, table, host, route, weighted, response, taken, limits, finish)
+}
+
+/// The cluster of a request.
+fn target<'a>(
+    exchange: &Exchange,
+    action: &'a Forward,
+    random: u64,
+) -> Result<(Arc<Cluster>, Option<&'a WeightedCluster>), Error> {
+    let (name, weighted) = match &action.target {
+        Target::Weighted { .. } => {
+            let weighted = action.target.choose(random);
+            (weighted.map_or("", |weighted| &*weighted.cluster), weighted)
+        }
+        Target::Header(name) => {
+            (exchange.parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or(""), None)
+        }
+    };
+    let cluster = exchange.snapshot.clusters.get(name).cloned();
+    cluster.map(|cluster| (cluster, weighted)).ok_or_else(|| Error::NoCluster(name.into()))
+}
+
+fn upgrade_allowed(exchange: &Exchange, action: &Forward, protocol: &str) -> bool {
+    let find = |list: &[(String, bool)]| list.iter().find(|(name, _)| name == protocol).map(|(_, allowed)| *allowed);
+    find(&action.upgrades).or_else(|| find(&exchange.chain.upgrades)).unwrap_or(false)
+}
+
+/// Rewrites path, host and headers as the route says. Runs once: tries send the same request.
+fn prepare_request(
+    exchange: &mut Exchange,
+    table: &RouteTable,
+    host: &VirtualHost,
+    route: &Arc<Route>,
+    action: &Forward,
+    weighted: Option<&WeightedCluster>,
+    cluster: &Cluster,
+) {
+    let head = exchange.head();
+    let path = action.path.apply(&route.matches.path, &head);
+    let original_path = head.path_and_query.to_owned();
+    let mut changed = exchange.parts.headers.clone();
+    {
+        let context = exchange.format(route, &cluster.config.name, &head);
+        let empty = HeaderOps::default();
+        let own = weighted.map_or(&empty, |weighted| &weighted.request_headers);
+        let levels = [own, &route.request_headers, &host.request_headers, &table.request_headers];
+        if levels.iter().any(|ops| !ops.is_empty()) {
+            let ordered: Vec<_> =
+                if table.most_specific_wins { levels.into_iter().rev().collect() } else { levels.to_vec() };
+            for ops in ordered {
+                ops.apply(&mut changed, &context);
+            }
+        }
+    }
+    if let Some(path) = path
+        && let Ok(path) = PathAndQuery::try_from(path)
+    {
+        if let Ok(original) = HeaderValue::try_from(original_path) {
+            changed.insert(names::ORIGINAL_PATH, original);
+        }
+        exchange.parts.uri = Uri::from(path);
+    }
+    let rewrite = match weighted.map(|weighted| &weighted.host) {
+        None | Some(HostRewrite::Keep) => &action.host,
+        Some(own) => own,
+    };
+    let rewritten = match rewrite {
+        HostRewrite::Keep | HostRewrite::Auto => None,
+        HostRewrite::Literal(value) => value.to_str().ok().map(str::to_owned),
+        HostRewrite::Header(name) => changed.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned),
+    };
+    if let Some(rewritten) = rewritten {
+        if action.append_forwarded_host
+            && let Ok(original) = HeaderValue::try_from(exchange.authority.as_str())
+        {
+            changed.append(names::FORWARDED_HOST, original);
+        }
+        exchange.authority = rewritten;
+    }
+    if exchange.chain.stats.as_ref().is_some_and(|stats| stats.metadata_exchange)
+        && exchange.place.conn.direction == Direction::Outbound
+    {
+        let node = &exchange.worker.node;
+        changed.insert(names::PEER_METADATA, node.metadata.clone());
+        changed.insert(names::PEER_METADATA_ID, node.id.clone());
+    }
+    exchange.parts.headers = changed;
+}
+
+/// Tries until there is an answer for the client.
+#[allow(clippy::too_many_arguments)]
+async fn attempts(
+    exchange: &Exchange,
+    host: &VirtualHost,
+    action: &Forward,
+    cluster: &Arc<Cluster>,
+    retry: Option<&RetryPolicy>,
+    source: &mut Source,
+    finish: &mut Finish,
+    started: Instant,
+) -> Result<(Response<Incoming>, Taken), Error> {
+    let worker = exchange.worker.clone();
+    let mut failed: Vec<Arc<Endpoint>> = Vec::new();
+    let mut number = 1;
+    loop {
+        finish.record.attempts = number;
+        let avoid: &[Arc<Endpoint>] = if retry.is_some_and(|retry| retry.avoid_previous) { &failed } else { &[] };
+        let request = PickRequest { avoid, original_dst: Some(exchange.place.conn.local) };
+        let picked = worker.with_random(|random| cluster.pick(&request, random))?;
+        let endpoint = picked.endpoint().clone();
+        finish.record.endpoint = Some(endpoint.clone());
+        finish.held.picked = Some(picked);
+        let limit = time_limit(action, retry, source.progress(), started);
+        let tried = one(exchange, host, action, cluster, &endpoint, source, number, finish, limit).await;
+        observe(cluster, &endpoint, &tried);
+        let Some(retry) = retry else { return tried.map_err(|(error, _)| error) };
+        let (outcome, sent) = match &tried {
+            Ok((response, _)) => {
+                let outcome = Outcome::Answer { status: response.status(), grpc: grpc_status(response.headers()) };
+                (outcome, true)
+            }
+            Err((error, sent)) => (Outcome::Failure(error), *sent),
+        };
+        let attempt = Try {
+            number,
+            method: &exchange.parts.method,
+            outcome,
+            sent,
+            replayable: source.is_replayable() && exchange.upgrade.is_none(),
+        };
+        match retry.decide(&attempt) {
+            Decision::Stop => return tried.map_err(|(error, _)| error),
+            Decision::Exhausted => {
+                finish.record.flags.set(Flags::URX);
+                return tried.map_err(|(error, _)| error);
+            }
+            Decision::Again => {}
+        }
+        match cluster.acquire(Resource::Retries) {
+            Ok(permit) => finish.held.retry = Some(permit),
+            // Out of budget: the client gets the answer that there is.
+            Err(_) => {
+                finish.record.flags.set(Flags::UO);
+                return tried.map_err(|(error, _)| error);
+            }
+        }
+        drop(tried);
+        failed.push(endpoint);
+        number += 1;
+        let wait = retry.backoff(number, worker.with_random(fastrand::Rng::f64));
+        if let Some(timeout) = action.timeout
+            && started.elapsed() + wait >= timeout
+        {
+            return Err(Error::Timeout { per_try: false });
+        }
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// How long a try may take, and whether that is its own limit.
+struct TimeLimit {
+    per_try: Option<Duration>,
+    deadline: Option<Duration>,
+    started: Instant,
+    progress: Option<Rc<Progress>>,
+}
+
+fn time_limit(
+    action: &Forward,
+    retry: Option<&RetryPolicy>,
+    progress: Option<&Rc<Progress>>,
+    started: Instant,
+) -> TimeLimit {
+    TimeLimit {
+        per_try: retry.and_then(|retry| retry.per_try_timeout),
+        deadline: action.timeout,
+        started,
+        progress: progress.cloned(),
+    }
+}
+
+impl TimeLimit {
+    /// Resolves when time is up. The request's time begins when the client has sent everything, as in Envoy.
+    async fn expired(self) -> Error {
+        let whole = async {
+            let Some(deadline) = self.deadline else { return std::future::pending().await };
+            let mut from = self.started;
+            if let Some(progress) = &self.progress
+                && !progress.done.get()
+            {
+                progress.finished.notified().await;
+                from = Instant::now();
+            }
+            tokio::time::sleep_until(from + deadline).await;
+        };
+        let one = async {
+            match self.per_try {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = whole => Error::Timeout { per_try: false },
+            () = one => Error::Timeout { per_try: true },
+        }
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+async fn one(
+    exchange: &Exchange,
+    host: &VirtualHost,
+    action: &Forward,
+    cluster: &Arc<Cluster>,
+    endpoint: &Endpoint,
+    source: &mut Source,
+    number: u32,
+    finish: &mut Finish,
+    limit: TimeLimit,
+) -> Tried {
+    let mut sent = false;
+    let result = {
+        let trying = send(exchange, host, action, cluster, endpoint, source, number, finish, &mut sent);
+        if limit.per_try.is_none() && limit.deadline.is_none() {
+            trying.await
+        } else {
+            tokio::select! {
+                biased;
+                result = trying => result,
+                error = limit.expired() => Err(error),
+            }
+        }
+    };
+    result.map_err(|error| (error, sent))
+}
+
+#[allow(clippy::too_many_arguments)]
+async fn send(
+    exchange: &Exchange,
+    host: &VirtualHost,
+    action: &Forward,
+    cluster: &Arc<Cluster>,
+    endpoint: &Endpoint,
+    source: &mut Source,
+    number: u32,
+    finish: &mut Finish,
+    sent: &mut bool,
+) -> Result<(Response<Incoming>, Taken), Error> {
+    let authority = match action.host {
+        HostRewrite::Auto => endpoint.spec.hostname.as_deref().unwrap_or(&exchange.authority),
+        _ => &exchange.authority,
+    };
+    let name = crate::route::domain::without_port(authority);
+    let want = Want::of(cluster.config.protocol, exchange.version, exchange.upgrade.is_some());
+    let pools = &exchange.worker.pools;
+    // A connection that turns out to be dead before anything was sent costs nothing but this loop.
+    for _ in 0..3 {
+        let mut taken = pools.take(cluster, endpoint, want, Some(name)).await?;
+        let meta = match &taken {
+            Taken::Http1(connection) => &connection.meta,
+            Taken::Http2(connection) => &connection.meta,
+        };
+        finish.record.upstream_local = meta.local;
+        finish.record.upstream_tls = meta.tls.clone();
+        let body = source.next().ok_or(Error::UpstreamClosed)?;
+        let http2 = matches!(taken, Taken::Http2(_));
+        let request = build(exchange, host, authority, endpoint, number, http2, body)?;
+        let idempotent = crate::policy::retry::is_idempotent(&exchange.parts.method);
+        *sent = true;
+        let (result, reused) = match &mut taken {
+            Taken::Http1(connection) => (connection.sender.try_send_request(request).await, connection.reused),
+            Taken::Http2(connection) => {
+                // Waits for room among the peer's streams; a connection that closed meanwhile says so here.
+                if connection.sender.ready().await.is_err() && connection.reused {
+                    *sent = false;
+                    continue;
+                }
+                (connection.sender.try_send_request(request).await, connection.reused)
+            }
+        };
+        match result {
+            Ok(response) => return Ok((response, taken)),
+            Err(mut failed) => {
+                let unsent = failed.take_message();
+                let error = failure(&failed.into_error());
+                if let Some(request) = unsent {
+                    *sent = false;
+                    if let Source::Once(body, _) = source {
+                        *body = Some(request.into_body());
+                    }
+                    if reused {
+                        continue;
+                    }
+                } else if reused && idempotent && source.is_replayable() && matches!(error, Error::UpstreamClosed) {
+                    // The endpoint closed an idle connection while the request was on its way: the race of keep-alive.
+                    continue;
+                }
+                return Err(error);
+            }
+        }
+    }
+    Err(Error::UpstreamClosed)
+}
+
+/// What a client error of hyper's means.
+fn failure(error: &hyper::Error) -> Error {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(inner) = cause {
+        if let Some(h2) = inner.downcast_ref::<h2::Error>() {
+            if h2.is_io() {
+                return Error::UpstreamClosed;
+            }
+            if h2.is_go_away() && h2.is_remote() && h2.reason() == Some(h2::Reason::NO_ERROR) {
+                return Error::UpstreamReset(Some(REFUSED_STREAM));
+            }
+            return Error::UpstreamReset(h2.reason().map(Into::into));
+        }
+        cause = inner.source();
+    }
+    if error.is_parse() || error.is_parse_too_large() {
+        Error::UpstreamProtocol(error.to_string().into())
+    } else {
+        Error::UpstreamClosed
+    }
+}
+
+fn build(
+    exchange: &Exchange,
+    host: &VirtualHost,
+    authority: &str,
+    endpoint: &Endpoint,
+    number: u32,
+    http2: bool,
+    body: RequestBody,
+) -> Result<Request<RequestBody>, Error> {
+    let invalid = |_: http::Error| Error::BadRequest("the rewritten request is not valid".into());
+    let mut request = Request::new(body);
+    let mut headers: HeaderMap = exchange.parts.headers.clone();
+    *request.method_mut() = exchange.parts.method.clone();
+    let connect = exchange.upgrade.as_deref() == Some("connect");
+    let path = exchange.parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    if http2 {
+        let secure = matches!(endpoint.transport, crate::balance::Transport::Tls(_));
+        let mut uri = http::uri::Parts::default();
+        uri.scheme = Some(if secure { Scheme::HTTPS } else { Scheme::HTTP });
+        uri.authority = Some(authority.parse().map_err(|error: http::uri::InvalidUri| invalid(error.into()))?);
+        uri.path_and_query = Some(path);
+        *request.uri_mut() = Uri::from_parts(uri).map_err(|error| invalid(error.into()))?;
+        *request.version_mut() = Version::HTTP_2;
+        headers.remove(HOST);
+    } else {
+        *request.uri_mut() = if connect && exchange.parts.method == Method::CONNECT {
+            authority.parse().map_err(|error: http::uri::InvalidUri| invalid(error.into()))?
+        } else {
+            Uri::from(path)
+        };
+        let value = HeaderValue::try_from(authority).map_err(|error| invalid(error.into()))?;
+        headers.insert(HOST, value);
+        if let Some(protocol) = exchange.upgrade.as_deref()
+            && !connect
+        {
+            // An extended CONNECT of HTTP/2 becomes the GET that HTTP/1 upgrades with (RFC 8441).
+            *request.method_mut() =
+                if exchange.version == Version::HTTP_2 { Method::GET } else { exchange.parts.method.clone() };
+            headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.insert(UPGRADE, HeaderValue::try_from(protocol).map_err(|error| invalid(error.into()))?);
+            if exchange.version == Version::HTTP_2 && !headers.contains_key("sec-websocket-key") {
+                headers.insert("sec-websocket-key", HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));
+            }
+        }
+        // The case of the client's header names lives in an extension of hyper's.
+        *request.extensions_mut() = exchange.parts.extensions.clone();
+    }
+    if host.attempt_count {
+        headers.insert(names::ATTEMPT_COUNT, HeaderValue::from(number));
+    }
+    *request.headers_mut() = headers;
+    Ok(request)
+}
+
+fn observe(cluster: &Cluster, endpoint: &Endpoint, tried: &Tried) {
+    let seen = match tried {
+        Ok((response, _)) => {
+            let grpc = grpc_status(response.headers());
+            // A gRPC error in a trailers-only answer counts as its HTTP counterpart.
+            match grpc {
+                Some(14) => Observation::Status(503),
+                Some(2 | 13) => Observation::Status(500),
+                Some(4) => Observation::Status(504),
+                _ => Observation::Status(response.status().as_u16()),
+            }
+        }
+        Err((error, _)) if error.is_upstream() => Observation::LocalFailure,
+        Err((Error::Timeout { .. }, _)) => Observation::Status(504),
+        Err(_) => return,
+    };
+    cluster.observe(endpoint, seen);
+}
+
+/// The endpoint's response for the client.
+#[allow(clippy::too_many_arguments)]
+fn respond(
+    exchange: &Exchange,
+    table: &RouteTable,
+    host: &VirtualHost,
+    route: &Arc<Route>,
+    weighted: Option<&WeightedCluster>,
+    response: Response<Incoming>,
+    taken: Taken,
+    limits: Limits,
+    mut finish: Finish,
+) -> Response<ResponseBody> {
+    let (mut parts, body) = response.into_parts();
+    headers::strip_hop_by_hop(&mut parts.headers);
+    let time = finish.record.upstream_service_time.map_or(0, |time| time.as_millis());
+    parts.headers.insert(names::UPSTREAM_SERVICE_TIME, HeaderValue::from(u64::try_from(time).unwrap_or(u64::MAX)));
+    let head = exchange.head();
+    let empty = HeaderOps::default();
+    let own = weighted.map_or(&empty, |weighted| &weighted.response_headers);
+    let levels = [own, &route.response_headers, &host.response_headers, &table.response_headers];
+    if levels.iter().any(|ops| !ops.is_empty()) {
+        let cluster = finish.record.cluster.clone();
+        let mut context = exchange.format(route, cluster.as_ref().map_or("", |cluster| &cluster.config.name), &head);
+        context.status = parts.status.as_u16();
+        let ordered: Vec<_> =
+            if table.most_specific_wins { levels.into_iter().rev().collect() } else { levels.to_vec() };
+        for ops in ordered {
+            ops.apply(&mut parts.headers, &context);
+        }
+    }
+    if exchange.place.conn.direction == Direction::Outbound {
+        // The peer tells who it is in its response too; the application has no use for it.
+        parts.headers.remove(names::PEER_METADATA);
+        parts.headers.remove(names::PEER_METADATA_ID);
+    }
+    let record = &mut finish.record;
+    record.status = parts.status.as_u16();
+    record.details = Some("via_upstream".into());
+    record.head_bytes.1 =
+        parts.headers.iter().map(|(name, value)| (name.as_str().len() + value.len() + 4) as u64).sum();
+    record.grpc_status = grpc_status(&parts.headers);
+    if record.request_head.is_some() {
+        record.response_headers = Some(Box::new(parts.headers.clone()));
+    }
+    finish.bodiless |= matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    parts.version = Version::HTTP_11;
+    parts.extensions.remove::<OnUpgrade>();
+    Response::from_parts(parts, ResponseBody::upstream(body, taken, limits, finish))
+}

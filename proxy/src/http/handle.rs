@@ -1,0 +1,518 @@
+//! THE request function: what happens to a request, in the order in which it happens.
+//!
+//! normalize → route → policy → (redirect | direct response | forward) → account. `forward` is the part that talks to endpoints.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue, LOCATION, SERVER, TRANSFER_ENCODING};
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use mesh_proto::names::header as names;
+
+use super::body::ResponseBody;
+use super::error::Error;
+use super::forward;
+use super::normalize::{self, Path};
+use super::serve::{Active, Activity};
+use super::{HttpChain, RouteSource, ServerHeader, StripPort, Underscores, headers};
+use crate::drain::Phase;
+use crate::listener::ChainProtocol;
+use crate::listener::accept::Place;
+use crate::policy::HttpPolicy;
+use crate::policy::authz::{AuthzView, Verdict};
+use crate::policy::headers::FormatContext;
+use crate::route::action::Action;
+use crate::route::domain::without_port;
+use crate::route::{RequestHead, Route, RouteTable, VirtualHost, is_grpc};
+use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::peer::Peer;
+use crate::telemetry::record::{Flags, Record};
+use crate::worker::Worker;
+
+/// The end of a request: what it gathered, and who wants to know.
+#[derive(Debug)]
+pub struct Finish {
+    /// What it gathered.
+    pub record: Box<Record>,
+    /// Nobody will read a body (HEAD, 204, 304).
+    pub bodiless: bool,
+    logs: Vec<Arc<AccessLog>>,
+    worker: Rc<Worker>,
+    progress: Option<Rc<super::body::Progress>>,
+    _active: Active,
+    /// Held until the end: the endpoint's load, the circuit breakers' permits.
+    pub held: forward::Held,
+}
+
+impl Finish {
+    /// Notes the trailers of the response.
+    pub fn trailers(&mut self, trailers: &HeaderMap) {
+        if let Some(status) = grpc_status(trailers) {
+            self.record.grpc_status = Some(status);
+        }
+        if !self.logs.is_empty() {
+            self.record.response_trailers = Some(Box::new(trailers.clone()));
+        }
+    }
+
+    /// Takes the byte counts of a request body when it ends.
+    pub fn follow(&mut self, progress: Rc<super::body::Progress>) {
+        self.progress = Some(progress);
+    }
+
+    /// Writes logs and metrics.
+    pub fn complete(mut self) {
+        if let Some(progress) = &self.progress {
+            self.record.bytes_received = progress.received.get();
+            self.record.grpc_messages.0 = progress.messages.get();
+        }
+        self.worker.metrics.http(&self.record);
+        for log in &self.logs {
+            log.write(&self.record);
+        }
+    }
+}
+
+/// `grpc-status` of headers or trailers.
+pub fn grpc_status(headers: &HeaderMap) -> Option<u32> {
+    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+/// What the later stages need of a request.
+pub(super) struct Exchange {
+    pub(super) worker: Rc<Worker>,
+    pub(super) place: Rc<Place>,
+    pub(super) chain: Arc<HttpChain>,
+    pub(super) snapshot: Arc<crate::snapshot::Snapshot>,
+    pub(super) parts: http::request::Parts,
+    pub(super) authority: String,
+    pub(super) scheme: &'static str,
+    pub(super) version: Version,
+    pub(super) upgrade: Option<String>,
+    pub(super) grpc: bool,
+}
+
+impl Exchange {
+    pub(super) fn head(&self) -> RequestHead<'_> {
+        RequestHead {
+            method: &self.parts.method,
+            path_and_query: self.parts.uri.path_and_query().map_or("/", PathAndQuery::as_str),
+            authority: &self.authority,
+            scheme: self.scheme,
+            headers: &self.parts.headers,
+        }
+    }
+
+    pub(super) fn format<'a>(
+        &'a self,
+        route: &'a Route,
+        cluster: &'a str,
+        head: &RequestHead<'a>,
+    ) -> FormatContext<'a> {
+        FormatContext {
+            conn: &self.place.conn,
+            authority: head.authority,
+            path: head.path_and_query,
+            method: head.method.as_str(),
+            protocol: if self.version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" },
+            route: route.name.as_deref().unwrap_or(""),
+            cluster,
+            upstream: None,
+            request: Some(head.headers),
+            status: 0,
+        }
+    }
+}
+
+/// Serves one request.
+pub async fn handle(
+    worker: Rc<Worker>,
+    place: Rc<Place>,
+    request: Request<Incoming>,
+    activity: Rc<Activity>,
+    active: Active,
+) -> Response<ResponseBody> {
+    let filter_chain = place.chain(&worker);
+    let ChainProtocol::Http(chain) = &filter_chain.protocol else {
+        // The chain became one of TCP under this connection: nothing here can serve it.
+        return Response::new(ResponseBody::full(Bytes::new(), None));
+    };
+    let chain = chain.clone();
+    let version = request.version();
+    let mut record = Box::new(Record::begin(place.conn.clone(), chain.stats.clone()));
+    record.protocol = Some(version);
+    let mut finish = Finish {
+        bodiless: request.method() == Method::HEAD,
+        record,
+        logs: chain.access_logs.clone(),
+        worker: worker.clone(),
+        progress: None,
+        _active: active,
+        held: forward::Held::default(),
+    };
+    if !finish.logs.is_empty() {
+        let (parts, body) = request.into_parts();
+        finish.record.request_head = Some(Box::new(copy_head(&parts)));
+        return finish_response(Request::from_parts(parts, body), worker, place, chain, version, finish, activity)
+            .await;
+    }
+    finish_response(request, worker, place, chain, version, finish, activity).await
+}
+
+fn copy_head(parts: &http::request::Parts) -> http::request::Parts {
+    let mut request = Request::new(());
+    *request.method_mut() = parts.method.clone();
+    *request.uri_mut() = parts.uri.clone();
+    *request.version_mut() = parts.version;
+    *request.headers_mut() = parts.headers.clone();
+    request.into_parts().0
+}
+
+async fn finish_response(
+    request: Request<Incoming>,
+    worker: Rc<Worker>,
+    place: Rc<Place>,
+    chain: Arc<HttpChain>,
+    version: Version,
+    finish: Finish,
+    activity: Rc<Activity>,
+) -> Response<ResponseBody> {
+    let draining = worker.clone();
+    let mut response = respond(request, worker, place, chain.clone(), finish).await;
+    let headers = response.headers_mut();
+    match &chain.server_header {
+        ServerHeader::Overwrite(name) => {
+            headers.insert(SERVER, name.clone());
+        }
+        ServerHeader::AppendIfAbsent(name) => {
+            headers.entry(SERVER).or_insert_with(|| name.clone());
+        }
+        ServerHeader::PassThrough => {}
+    }
+    if let Some(via) = chain.via.as_deref().and_then(|via| HeaderValue::try_from(via).ok()) {
+        headers.append(http::header::VIA, via);
+    }
+    let full = chain.max_requests_per_connection.is_some_and(|limit| activity.requests.get() >= limit);
+    if version < Version::HTTP_2
+        && (full || draining.drain.phase() >= Phase::Draining)
+        && !is_upgrade(response.status())
+    {
+        response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+fn is_upgrade(status: StatusCode) -> bool {
+    status == StatusCode::SWITCHING_PROTOCOLS
+}
+
+async fn respond(
+    request: Request<Incoming>,
+    worker: Rc<Worker>,
+    place: Rc<Place>,
+    chain: Arc<HttpChain>,
+    mut finish: Finish,
+) -> Response<ResponseBody> {
+    let (parts, body, on_upgrade) = {
+        let mut request = request;
+        let on_upgrade = hyper::upgrade::on(&mut request);
+        let (parts, body) = request.into_parts();
+        (parts, body, on_upgrade)
+    };
+    let snapshot = worker.snapshot();
+    let mut exchange = match prepare(worker, place, chain, snapshot, parts, &mut finish) {
+        Ok(exchange) => exchange,
+        Err(refusal) => return refusal.response(finish, false),
+    };
+    let table = match &exchange.chain.routes {
+        RouteSource::Inline(table) => Some(table.clone()),
+        RouteSource::Named(name) => exchange.snapshot.routes.get(name).cloned(),
+    };
+    let random = exchange.worker.random();
+    let selected: Option<(&VirtualHost, &Arc<Route>)> = table.as_ref().and_then(|table| {
+        let selected = table.select(&exchange.head(), random)?;
+        Some((selected.virtual_host, selected.route))
+    });
+    if let Some((_, route)) = selected {
+        finish.record.route_name = route.name.clone();
+    }
+    if let Err(error) = authorize(&exchange, selected) {
+        return local(error, finish, exchange.grpc);
+    }
+    let (Some(table), Some((host, route))) = (&table, selected) else {
+        return local(Error::NoRoute, finish, exchange.grpc);
+    };
+    if host.require_tls && exchange.scheme == "http" {
+        let location = format!("https://{}{}", without_port(&exchange.authority), exchange.head().path_and_query);
+        return redirect(StatusCode::MOVED_PERMANENTLY, &location, finish);
+    }
+    match &route.action {
+        Action::Redirect(action) => {
+            let location = action.location(&route.matches.path, &exchange.head());
+            let response = redirect(action.status, &location, finish);
+            with_response_headers(response, &exchange, table, host, route)
+        }
+        Action::Direct(direct) => {
+            finish.record.details = Some("direct_response".into());
+            finish.record.status = direct.status.as_u16();
+            let mut response = Response::new(ResponseBody::full(direct.body.clone(), Some(finish)));
+            *response.status_mut() = direct.status;
+            if !direct.body.is_empty() {
+                response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+            }
+            with_response_headers(response, &exchange, table, host, route)
+        }
+        Action::Forward(action) => {
+            let route = route.clone();
+            Box::pin(forward::forward(&mut exchange, table, host, &route, action, body, on_upgrade, finish, random))
+                .await
+        }
+    }
+}
+
+/// A request that is answered before it is routed.
+enum Early {
+    Error(Error),
+    Redirect(String),
+}
+
+impl Early {
+    fn response(self, finish: Finish, grpc: bool) -> Response<ResponseBody> {
+        match self {
+            Self::Error(error) => {
+                let mut response = local(error, finish, grpc);
+                // What came after a malformed head on this connection cannot be trusted.
+                response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+                response
+            }
+            Self::Redirect(path) => redirect(StatusCode::TEMPORARY_REDIRECT, &path, finish),
+        }
+    }
+}
+
+/// Checks and normalises a request: one authority, one path, the headers that proxies write.
+fn prepare(
+    worker: Rc<Worker>,
+    place: Rc<Place>,
+    chain: Arc<HttpChain>,
+    snapshot: Arc<crate::snapshot::Snapshot>,
+    mut parts: http::request::Parts,
+    finish: &mut Finish,
+) -> Result<Exchange, Early> {
+    let bad = |text: &'static str| Early::Error(Error::BadRequest(text.into()));
+    let version = parts.version;
+    let http1 = version < Version::HTTP_2;
+    if http1 && parts.headers.contains_key(TRANSFER_ENCODING) {
+        // Two ways to tell where a body ends is how requests are smuggled (RFC 9112, section 6.1).
+        if parts.headers.contains_key(CONTENT_LENGTH) {
+            return Err(bad("both content-length and transfer-encoding"));
+        }
+        if version == Version::HTTP_10 {
+            return Err(bad("transfer-encoding in HTTP/1.0"));
+        }
+    }
+    if version == Version::HTTP_10 && !chain.accept_http_10 {
+        return Err(bad("HTTP/1.0 is not accepted here"));
+    }
+    let authority = authority(&parts, version).map_err(bad)?;
+    let authority = match chain.strip_port {
+        StripPort::Keep => authority,
+        StripPort::Any => without_port(&authority).to_owned(),
+        StripPort::Matching => {
+            let suffix = format!(":{}", place.conn.local.port());
+            authority.strip_suffix(&suffix).map_or(authority.clone(), str::to_owned)
+        }
+    };
+    match chain.normalize.underscores {
+        Underscores::Allow => {}
+        Underscores::Reject => {
+            if parts.headers.keys().any(|name| name.as_str().contains('_')) {
+                return Err(bad("a header name holds an underscore"));
+            }
+        }
+        Underscores::Drop => {
+            let names: Vec<_> = parts.headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();
+            for name in names {
+                parts.headers.remove(name);
+            }
+        }
+    }
+    if parts.method != Method::CONNECT {
+        let raw = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+        let canonical = match normalize::path(raw, &chain.normalize) {
+            Path::Canonical(Cow::Borrowed(_)) => None,
+            Path::Canonical(Cow::Owned(path)) => Some(path),
+            Path::Rejected(why) => return Err(bad(why)),
+            Path::Redirect(path) => return Err(Early::Redirect(path)),
+        };
+        let path = match canonical {
+            Some(path) => PathAndQuery::try_from(path).map_err(|_| bad("the path is not valid"))?,
+            None => parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")),
+        };
+        parts.uri = Uri::from(path);
+    }
+    let scheme = if place.conn.tls.is_some() { "https" } else { "http" };
+    let upgrade = match parts.extensions.get::<hyper::ext::Protocol>() {
+        Some(protocol) => Some(protocol.as_str().to_ascii_lowercase()),
+        None if parts.method == Method::CONNECT => Some("connect".to_owned()),
+        None if http1 => headers::upgrade(&parts.headers),
+        None => None,
+    };
+    let grpc = is_grpc(&parts.headers);
+    finish.record.grpc = grpc;
+    finish.record.head_bytes.0 = head_size(&parts.headers);
+    headers::strip_hop_by_hop(&mut parts.headers);
+    headers::forwarded(&mut parts.headers, &place.conn, &chain.forwarded, scheme);
+    headers::client_certificate(&mut parts.headers, &place.conn, &chain.forwarded);
+    if chain.generate_request_id {
+        let random = u128::from(worker.random()) << 64 | u128::from(worker.random());
+        let edge = chain.forwarded.use_remote_address;
+        headers::request_id(&mut parts.headers, edge, chain.preserve_external_request_id, random);
+    }
+    if chain.stats.as_ref().is_some_and(|stats| stats.metadata_exchange)
+        && place.conn.direction == crate::listener::Direction::Inbound
+    {
+        let told = parts.headers.remove(names::PEER_METADATA);
+        parts.headers.remove(names::PEER_METADATA_ID);
+        finish.record.source_peer = told.and_then(|value| Peer::decode(value.as_bytes())).map(Arc::new);
+    }
+    Ok(Exchange { worker, place, chain, snapshot, parts, authority, scheme, version, upgrade, grpc })
+}
+
+/// The one authority of a request: absolute form or `:authority` first (RFC 9112, section 3.2.2), then `Host`, of which there is one.
+fn authority(parts: &http::request::Parts, version: Version) -> Result<String, &'static str> {
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err("more than one host header");
+    }
+    let host = match host.map(HeaderValue::to_str) {
+        Some(Ok(host)) => Some(host),
+        Some(Err(_)) => return Err("the host header is not text"),
+        None => None,
+    };
+    let named = match (parts.uri.authority(), host) {
+        (Some(authority), _) if authority.as_str().contains('@') => return Err("the authority holds user information"),
+        (Some(authority), Some(host))
+            if version == Version::HTTP_2 && !host.eq_ignore_ascii_case(authority.as_str()) =>
+        {
+            return Err("host and :authority differ");
+        }
+        (Some(authority), _) => authority.as_str(),
+        (None, Some(host)) => host,
+        (None, None) if version <= Version::HTTP_10 => "",
+        (None, None) => return Err("no host"),
+    };
+    if named.bytes().any(|byte| matches!(byte, b'/' | b'?' | b'#' | b'@' | b'\\' | b' ' | b',')) {
+        return Err("the host is not valid");
+    }
+    Ok(named.strip_suffix('.').unwrap_or(named).to_owned())
+}
+
+fn head_size(headers: &HeaderMap) -> u64 {
+    headers.iter().map(|(name, value)| (name.as_str().len() + value.len() + 4) as u64).sum()
+}
+
+/// Asks the chain's policies, or those that the route or virtual host puts in their place.
+fn authorize(exchange: &Exchange, selected: Option<(&VirtualHost, &Arc<Route>)>) -> Result<(), Error> {
+    let head = exchange.head();
+    let conn = &exchange.place.conn;
+    let view = AuthzView { head: Some(&head), conn, remote: conn.peer_ip() };
+    let check = |rbac: &crate::policy::authz::Rbac| match rbac.check(&view) {
+        Verdict::Allow => Ok(()),
+        Verdict::Deny(detail) => Err(Error::Denied(detail)),
+    };
+    let own = selected.and_then(|(host, route)| route.rbac.as_ref().or(host.rbac.as_ref()));
+    if let Some(own) = own {
+        return own.0.as_ref().map_or(Ok(()), |rbac| check(rbac));
+    }
+    exchange.chain.policies.iter().try_for_each(|policy| match policy {
+        HttpPolicy::Rbac(rbac) => check(rbac),
+    })
+}
+
+/// Answers with an error of ours. gRPC clients get it in the form that they understand.
+pub(super) fn local(error: Error, mut finish: Finish, grpc: bool) -> Response<ResponseBody> {
+    finish.record.fail(&error);
+    let status = error.status();
+    let body = error.body();
+    if grpc {
+        let code = grpc_code(status);
+        finish.record.grpc_status = Some(code);
+        finish.record.status = 200;
+        let mut response = Response::new(ResponseBody::full(Bytes::new(), Some(finish)));
+        let headers = response.headers_mut();
+        headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from(code));
+        let message = percent_encoding::utf8_percent_encode(&body, percent_encoding::CONTROLS).to_string();
+        if let Ok(message) = HeaderValue::try_from(message) {
+            headers.insert("grpc-message", message);
+        }
+        return response;
+    }
+    finish.record.status = status.as_u16();
+    let overloaded = finish.record.flags.has(Flags::UO);
+    let bytes = match body {
+        Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
+        Cow::Owned(text) => text.into(),
+    };
+    let text = !bytes.is_empty();
+    let mut response = Response::new(ResponseBody::full(bytes, Some(finish)));
+    *response.status_mut() = status;
+    if text {
+        response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    if overloaded {
+        response.headers_mut().insert(names::OVERLOADED, HeaderValue::from_static("true"));
+    }
+    response
+}
+
+/// HTTP status → gRPC status, as gRPC's specification maps it.
+fn grpc_code(status: StatusCode) -> u32 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502 | 503 | 504 => 14,
+        _ => 2,
+    }
+}
+
+fn redirect(status: StatusCode, location: &str, mut finish: Finish) -> Response<ResponseBody> {
+    finish.record.status = status.as_u16();
+    finish.record.details = Some("direct_response".into());
+    let mut response = Response::new(ResponseBody::full(Bytes::new(), Some(finish)));
+    *response.status_mut() = status;
+    if let Ok(location) = HeaderValue::try_from(location) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+}
+
+/// Applies the header operations of route, virtual host and table to a response.
+pub(super) fn with_response_headers(
+    mut response: Response<ResponseBody>,
+    exchange: &Exchange,
+    table: &RouteTable,
+    host: &VirtualHost,
+    route: &Route,
+) -> Response<ResponseBody> {
+    let levels = [&route.response_headers, &host.response_headers, &table.response_headers];
+    if levels.iter().all(|ops| ops.is_empty()) {
+        return response;
+    }
+    let head = exchange.head();
+    let mut context = exchange.format(route, "", &head);
+    context.status = response.status().as_u16();
+    let ordered: Vec<_> = if table.most_specific_wins { levels.into_iter().rev().collect() } else { levels.to_vec() };
+    for ops in ordered {
+        ops.apply(response.headers_mut(), &context);
+    }
+    response
+}

@@ -1,0 +1,157 @@
+//! Serving HTTP on a client's connection: the right codec, idle time-outs, and an orderly end.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::time::Instant;
+
+use super::body::ResponseBody;
+use super::{Codec, HttpChain, handle};
+use crate::drain::Phase;
+use crate::listener::accept::{Downstream, Place};
+use crate::listener::chain::Seen;
+use crate::listener::{ChainProtocol, ConnInfo};
+use crate::runtime::LocalExecutor;
+use crate::worker::Worker;
+
+/// Streams at a time unless configured; Envoy's edge recommendation.
+const MAX_STREAMS: u32 = 1024;
+/// HTTP/2 windows towards clients in bytes: stream, connection.
+const WINDOWS: (u32, u32) = (1 << 20, 4 << 20);
+
+/// Which codec serves a connection.
+pub fn codec_of(chain: &HttpChain, conn: &ConnInfo, seen: &Seen) -> Codec {
+    if chain.codec != Codec::Auto {
+        return chain.codec;
+    }
+    match conn.tls.as_ref().and_then(|tls| tls.alpn.as_deref()) {
+        Some(b"h2") => Codec::Http2,
+        Some(b"http/1.1" | b"http/1.0") => Codec::Http1,
+        _ if conn.tls.is_none() && seen.protocols.iter().any(|protocol| protocol == "h2c") => Codec::Http2,
+        _ if conn.tls.is_none() && seen.protocols.iter().any(|protocol| protocol.starts_with("http/1")) => Codec::Http1,
+        _ => Codec::Auto,
+    }
+}
+
+/// What the connection's task and its requests share.
+#[derive(Debug)]
+pub struct Activity {
+    active: Cell<u32>,
+    last: Cell<Instant>,
+    /// Requests so far.
+    pub requests: Cell<u32>,
+    /// Told to close when the request under way is done.
+    pub closing: Cell<bool>,
+}
+
+/// A request under way on a connection.
+#[derive(Debug)]
+pub struct Active(Rc<Activity>);
+
+impl Activity {
+    fn begin(self: &Rc<Self>) -> Active {
+        self.active.set(self.active.get() + 1);
+        self.requests.set(self.requests.get().saturating_add(1));
+        Active(self.clone())
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get().saturating_sub(1));
+        self.0.last.set(Instant::now());
+    }
+}
+
+/// Serves a connection to its end.
+pub async fn serve(worker: Rc<Worker>, place: Place, codec: Codec, stream: Downstream) -> io::Result<()> {
+    let chain = place.chain(&worker);
+    let ChainProtocol::Http(http) = &chain.protocol else { return Ok(()) };
+    let activity =
+        Rc::new(Activity { active: 0.into(), last: Instant::now().into(), requests: 0.into(), closing: false.into() });
+    let idle_timeout = http.idle_timeout;
+    let max_duration = http.max_connection_duration;
+    let builder = builder(http, codec);
+    let place = Rc::new(place);
+    let service = {
+        let (worker, activity) = (worker.clone(), activity.clone());
+        service_fn(move |request: Request<Incoming>| {
+            let (worker, place, active) = (worker.clone(), place.clone(), activity.begin());
+            let activity = activity.clone();
+            async move {
+                let response = Box::pin(handle::handle(worker, place, request, activity, active)).await;
+                Ok::<Response<ResponseBody>, Infallible>(response)
+            }
+        })
+    };
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let started = Instant::now();
+    let drain = worker.drain.clone();
+    let mut ending = false;
+    loop {
+        let idle_at = idle_timeout.map(|idle| activity.last.get() + idle);
+        let old_at = max_duration.map(|limit| started + limit);
+        let wake = [idle_at, old_at].into_iter().flatten().min();
+        let timer = async {
+            match wake {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            done = connection.as_mut() => return done.map_err(io::Error::other),
+            () = drain.reached(Phase::Draining), if !ending => {
+                ending = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = timer, if !ending => {
+                let now = Instant::now();
+                let idle = activity.active.get() == 0 && idle_at.is_some_and(|_| {
+                    idle_timeout.is_some_and(|idle| now >= activity.last.get() + idle)
+                });
+                if idle || old_at.is_some_and(|at| now >= at) {
+                    ending = true;
+                    connection.as_mut().graceful_shutdown();
+                } else if activity.active.get() > 0 {
+                    // A long request keeps the connection busy; look again later.
+                    activity.last.set(now);
+                }
+            }
+        }
+    }
+}
+
+fn builder(http: &HttpChain, codec: Codec) -> auto::Builder<LocalExecutor> {
+    let mut builder = auto::Builder::new(LocalExecutor);
+    let head_bytes = http.max_head_bytes;
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(http.headers_timeout.or(http.idle_timeout).unwrap_or(Duration::from_secs(3600)))
+        .preserve_header_case(http.preserve_header_case)
+        .max_headers(http.max_headers as usize)
+        .max_buf_size((head_bytes as usize).max(8192))
+        .half_close(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(http.max_concurrent_streams.unwrap_or(MAX_STREAMS))
+        .initial_stream_window_size(http.stream_window.unwrap_or(WINDOWS.0))
+        .initial_connection_window_size(http.connection_window.unwrap_or(WINDOWS.1))
+        .max_header_list_size(head_bytes)
+        .enable_connect_protocol();
+    match codec {
+        Codec::Auto => builder,
+        Codec::Http1 => builder.http1_only(),
+        Codec::Http2 => builder.http2_only(),
+    }
+}

@@ -1,0 +1,79 @@
+//! Copying bytes both ways between two streams, until both sides have ended or nothing moves any more.
+
+use std::cell::Cell;
+use std::io;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
+use tokio::time::Instant;
+
+/// Buffers grow with what a connection carries, so that idle ones stay cheap: bytes, and how much must have passed first.
+const SIZES: [(usize, u64); 3] = [(1 << 10, 0), ((16 << 10) - 64, 128 << 10), (256 << 10, 10 << 20)];
+
+/// How a copy ended.
+#[derive(Debug, Default)]
+pub struct Copied {
+    /// Bytes from the first stream to the second.
+    pub up: u64,
+    /// Bytes from the second to the first.
+    pub down: u64,
+    /// True if nothing moved for too long.
+    pub idle: bool,
+    /// What broke it, if anything did.
+    pub error: Option<io::Error>,
+}
+
+/// Copies until both have ended. A side that ends is told to the other, which may go on (half-close).
+pub async fn both<A, B>(a: A, b: B, idle: Option<Duration>) -> Copied
+where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    let (a_read, a_write) = split(a);
+    let (b_read, b_write) = split(b);
+    let (up, down) = (Cell::new(0), Cell::new(0));
+    let moved = Cell::new(Instant::now());
+    let copying = async { tokio::try_join!(one(a_read, b_write, &up, &moved), one(b_read, a_write, &down, &moved)) };
+    let watch = async {
+        let Some(limit) = idle else { return std::future::pending().await };
+        loop {
+            let until = moved.get() + limit;
+            tokio::time::sleep_until(until).await;
+            if Instant::now() >= moved.get() + limit {
+                return;
+            }
+        }
+    };
+    let mut copied = Copied::default();
+    tokio::select! {
+        result = copying => copied.error = result.err(),
+        () = watch => copied.idle = true,
+    }
+    copied.up = up.get();
+    copied.down = down.get();
+    copied
+}
+
+async fn one<R, W>(mut from: R, mut to: W, count: &Cell<u64>, moved: &Cell<Instant>) -> io::Result<()>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let mut buffer = vec![0; SIZES[0].0];
+    loop {
+        let read = from.read(&mut buffer).await?;
+        if read == 0 {
+            // Some streams were shut down by their peer meanwhile; that is an end too.
+            let _ = to.shutdown().await;
+            return Ok(());
+        }
+        to.write_all(&buffer[..read]).await?;
+        to.flush().await?;
+        count.set(count.get() + read as u64);
+        moved.set(Instant::now());
+        let wanted = SIZES.iter().rev().find(|(_, after)| count.get() >= *after).map_or(SIZES[0].0, |(size, _)| *size);
+        if read == buffer.len() && buffer.len() < wanted {
+            buffer.resize(wanted, 0);
+        }
+    }
+}
