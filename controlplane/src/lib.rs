@@ -1,1 +1,11 @@
-//! Ferromesh.
+//! The control plane: from users' YAML to what each proxy is told.
+//!
+//! # The life of a config change
+//!
+//! [`source`] reads objects and reports each that is wrong; [`model`] keeps them in plain indexes and makes immutable [`model::PushContext`]s;
+//! [`push`] waits for quiet and says who must hear of a change; [`translate`] makes the xDS resources of a proxy, a pure function
+//! of context and node; [`xds`] sends what is new to whom. Beside that path, [`ca`] signs certificates, [`validate`] judges objects,
+//! and [`debug`] shows what is known. [`app`] is the composition root.
+
+pub mod model;
+pub mod source;

@@ -1,0 +1,141 @@
+//! An object as a source delivers it: parsed, named, and traceable to the line where it stands.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use mesh_proto::{crd, kube};
+
+use super::Name;
+
+/// The kinds of objects that the mesh reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(missing_docs)]
+pub enum Kind {
+    VirtualService,
+    DestinationRule,
+    Gateway,
+    ServiceEntry,
+    WorkloadEntry,
+    WorkloadGroup,
+    Sidecar,
+    EnvoyFilter,
+    ProxyConfig,
+    PeerAuthentication,
+    RequestAuthentication,
+    AuthorizationPolicy,
+    Telemetry,
+    WasmPlugin,
+    TrafficExtension,
+    Service,
+    EndpointSlice,
+    Pod,
+    Node,
+    Namespace,
+    Secret,
+    ConfigMap,
+}
+
+/// The one key of an object. Cluster-wide kinds (Node, Namespace) have an empty namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// Kind.
+    pub kind: Kind,
+    /// Namespace.
+    pub namespace: Name,
+    /// Name.
+    pub name: Name,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.namespace {
+            "" => write!(f, "{:?} {}", self.kind, self.name),
+            namespace => write!(f, "{:?} {namespace}/{}", self.kind, self.name),
+        }
+    }
+}
+
+/// Where an object stands in its source. Lines and columns count from 1; 0 is unknown.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Origin {
+    /// File; absent for objects of an API server.
+    pub file: Option<Arc<PathBuf>>,
+    /// Line of the object's first line.
+    pub line: u32,
+    /// Column.
+    pub column: u32,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.file {
+            Some(file) => write!(f, "{}:{}:{}", file.display(), self.line, self.column),
+            None => f.write_str("(cluster)"),
+        }
+    }
+}
+
+/// What every object has.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Meta {
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// Creation time in seconds since 1970; 0 if unknown. Conflicts are decided by it, then by name, then by namespace (G7).
+    pub created: i64,
+    /// `metadata.generation`; 0 if unknown.
+    pub generation: i64,
+}
+
+/// The body of an object. Kubernetes' objects are kept whole; of Istio's only the `spec`.
+#[derive(Debug, Clone, PartialEq)]
+#[allow(missing_docs, clippy::large_enum_variant)]
+pub enum Spec {
+    VirtualService(crd::VirtualService),
+    DestinationRule(crd::DestinationRule),
+    Gateway(crd::Gateway),
+    ServiceEntry(crd::ServiceEntry),
+    WorkloadEntry(crd::WorkloadEntry),
+    WorkloadGroup(crd::WorkloadGroup),
+    Sidecar(crd::Sidecar),
+    EnvoyFilter(crd::EnvoyFilter),
+    ProxyConfig(crd::ProxyConfig),
+    PeerAuthentication(crd::PeerAuthentication),
+    RequestAuthentication(crd::RequestAuthentication),
+    AuthorizationPolicy(crd::AuthorizationPolicy),
+    Telemetry(crd::Telemetry),
+    WasmPlugin(crd::WasmPlugin),
+    TrafficExtension(crd::TrafficExtension),
+    Service(kube::Service),
+    EndpointSlice(kube::EndpointSlice),
+    Pod(kube::Pod),
+    Node(kube::Node),
+    Namespace(kube::Namespace),
+    Secret(kube::Secret),
+    ConfigMap(kube::ConfigMap),
+}
+
+/// An object of a source.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Object {
+    /// Kind, namespace, name.
+    pub key: Key,
+    /// Labels and the like.
+    pub meta: Meta,
+    /// Where it stands.
+    pub origin: Origin,
+    /// Its body.
+    pub spec: Spec,
+}
+
+/// What a source tells the model. A batch of changes is applied as one.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// The object is new or differs from before.
+    Set(Arc<Object>),
+    /// The object is gone.
+    Remove(Key),
+}

@@ -1,0 +1,195 @@
+//! Services of the mesh, wherever they come from (Kubernetes Service, ServiceEntry), and the endpoints behind them.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::{Name, Origin};
+
+/// A host that clients call. One for each Kubernetes Service, one for each host of a ServiceEntry.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Service {
+    /// Fully qualified host, lower case; `*.example.com` for wildcard ServiceEntries.
+    pub host: Name,
+    /// Name of the object.
+    pub name: Name,
+    /// Namespace of the object.
+    pub namespace: Name,
+    /// Where it comes from.
+    pub registry: Registry,
+    /// Creation time in seconds since 1970.
+    pub created: i64,
+    /// Where it stands.
+    pub origin: Origin,
+    /// Labels of the object.
+    pub labels: BTreeMap<String, String>,
+    /// Ports, in order.
+    pub ports: Vec<ServicePort>,
+    /// Virtual addresses (cluster IPs, external IPs, ServiceEntry addresses); CIDRs apart in [`Service::ranges`]. Empty if headless.
+    pub addresses: Vec<IpAddr>,
+    /// ServiceEntry addresses that are ranges.
+    pub ranges: Vec<ipnet::IpNet>,
+    /// How clients find endpoints.
+    pub resolution: Resolution,
+    /// True for `MESH_EXTERNAL` ServiceEntries and ExternalName services.
+    pub external: bool,
+    /// True for Kubernetes services without a cluster IP.
+    pub headless: bool,
+    /// Who may see it; resolved: `.` is replaced by the namespace.
+    pub export_to: ExportTo,
+    /// Subject names that certificates of endpoints may have (SE5); empty leaves it to the endpoints' service accounts.
+    pub subject_alt_names: Vec<String>,
+}
+
+/// Where a service comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Registry {
+    /// A Kubernetes Service.
+    Kubernetes,
+    /// A ServiceEntry.
+    External,
+}
+
+/// How clients find a service's endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Resolution {
+    /// Endpoints are told (EDS).
+    Static,
+    /// DNS, all addresses (STRICT_DNS).
+    Dns,
+    /// DNS, one address (LOGICAL_DNS).
+    DnsRoundRobin,
+    /// The address that the client dialed (ORIGINAL_DST).
+    Passthrough,
+}
+
+/// A port of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServicePort {
+    /// Name; may be empty.
+    pub name: Name,
+    /// Number that clients call.
+    pub number: u16,
+    /// Protocol, by G9 and G10.
+    pub protocol: Protocol,
+    /// Port of endpoints where the service says it by number; the endpoints' own otherwise.
+    pub target: Option<u16>,
+}
+
+/// What a port speaks (G9).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http,
+    /// HTTP/2 in plaintext.
+    Http2,
+    /// gRPC.
+    Grpc,
+    /// gRPC-Web.
+    GrpcWeb,
+    /// An HTTP proxy.
+    HttpProxy,
+    /// TLS with HTTP inside.
+    Https,
+    /// TLS.
+    Tls,
+    /// Opaque, Mongo, Redis and MySQL too.
+    Tcp,
+    /// Not served by the mesh.
+    Udp,
+    /// Not declared: found out by looking at the first bytes (G10).
+    Unknown,
+}
+
+impl Protocol {
+    /// Declared as a kind of plaintext HTTP.
+    pub fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Http2 | Self::Grpc | Self::GrpcWeb | Self::HttpProxy)
+    }
+
+    /// HTTP/2 towards the application.
+    pub fn is_http2(self) -> bool {
+        matches!(self, Self::Http2 | Self::Grpc | Self::GrpcWeb)
+    }
+
+    /// TLS that the mesh passes on by server name.
+    pub fn is_tls(self) -> bool {
+        matches!(self, Self::Https | Self::Tls)
+    }
+}
+
+/// Which namespaces see something (G4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExportTo {
+    /// All.
+    All,
+    /// These; none if empty.
+    Namespaces(Vec<Name>),
+}
+
+impl ExportTo {
+    /// True if `namespace` may see it.
+    pub fn allows(&self, namespace: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Namespaces(names) => names.iter().any(|name| **name == *namespace),
+        }
+    }
+}
+
+/// The address of an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Address {
+    /// An IP address.
+    Ip(IpAddr),
+    /// A DNS name (ServiceEntries with DNS resolution).
+    Dns(Name),
+    /// A Unix socket.
+    Unix(Name),
+}
+
+/// A workload behind a service, for one port.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Endpoint {
+    /// Where.
+    pub address: Address,
+    /// Port of the workload.
+    pub port: u16,
+    /// Name of the service port that it serves.
+    pub port_name: Name,
+    /// Weight, at least 1.
+    pub weight: u32,
+    /// False while it is not ready; sent only where a service publishes such.
+    pub healthy: bool,
+    /// The workload.
+    pub workload: Arc<Workload>,
+}
+
+/// A workload: a pod, a WorkloadEntry, or an endpoint written in a ServiceEntry.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Workload {
+    /// Pod or WorkloadEntry name; empty if anonymous.
+    pub name: Name,
+    /// Namespace.
+    pub namespace: Name,
+    /// Name of the owner (deployment), for metric labels.
+    pub workload_name: Name,
+    /// Addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Labels, by which DestinationRules make subsets and policies select.
+    pub labels: BTreeMap<String, String>,
+    /// Service account; empty if unknown.
+    pub service_account: Name,
+    /// `region/zone/subzone`; empty parts unknown.
+    pub locality: Name,
+    /// Network.
+    pub network: Name,
+    /// Kubernetes cluster.
+    pub cluster: Name,
+    /// Speaks mesh mTLS (label `security.istio.io/tlsMode: istio`).
+    pub mtls: bool,
+    /// Ready to serve.
+    pub ready: bool,
+    /// Container ports by name, for `targetPort` names.
+    pub named_ports: BTreeMap<String, u16>,
+}
