@@ -36,13 +36,56 @@ pub enum BodyError {
     TooLarge,
 }
 
+/// Counts gRPC's length-prefixed messages in the bytes of a body that pass, however they are cut.
+///
+/// Source: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md> (`Length-Prefixed-Message`).
+#[derive(Debug, Default)]
+pub struct MessageCount {
+    count: Cell<u64>,
+    /// Bytes of the current prefix that were read, and their value so far.
+    prefix: Cell<(u8, u32)>,
+    /// Bytes of the current message that are still to come.
+    rest: Cell<u32>,
+}
+
+impl MessageCount {
+    /// Messages that have begun.
+    pub fn count(&self) -> u64 {
+        self.count.get()
+    }
+
+    /// Reads on.
+    pub fn pass(&self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let rest = self.rest.get();
+            if rest > 0 {
+                let skipped = bytes.len().min(rest as usize);
+                self.rest.set(rest - skipped as u32);
+                bytes = &bytes[skipped..];
+                continue;
+            }
+            // One byte tells of compression, four the length.
+            let (read, length) = self.prefix.get();
+            let length = if read == 0 { 0 } else { length << 8 | u32::from(bytes[0]) };
+            bytes = &bytes[1..];
+            if read == 4 {
+                self.count.set(self.count.get() + 1);
+                self.rest.set(length);
+                self.prefix.set((0, 0));
+            } else {
+                self.prefix.set((read + 1, length));
+            }
+        }
+    }
+}
+
 /// How far a request body has come.
 #[derive(Debug, Default)]
 pub struct Progress {
     /// Bytes from the client.
     pub received: Cell<u64>,
-    /// Messages of gRPC are not counted exactly: frames stand for them.
-    pub messages: Cell<u64>,
+    /// gRPC messages from the client, counted where there may be some.
+    pub messages: MessageCount,
     /// True once the client has sent everything.
     pub done: Cell<bool>,
     /// True if the client broke off.
@@ -141,7 +184,7 @@ impl Replay {
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
                     self.progress.received.set(self.progress.received.get() + data.len() as u64);
-                    self.progress.messages.set(self.progress.messages.get() + 1);
+                    self.progress.messages.pass(&data);
                     let size = self.size.get().saturating_add(data.len());
                     self.size.set(size);
                     if size <= REPLAY_LIMIT {
@@ -181,7 +224,7 @@ impl Body for RequestBody {
                 Some(Ok(frame)) => {
                     if let Some(data) = frame.data_ref() {
                         progress.received.set(progress.received.get() + data.len() as u64);
-                        progress.messages.set(progress.messages.get() + 1);
+                        progress.messages.pass(data);
                     } else {
                         progress.end();
                     }
@@ -249,6 +292,7 @@ struct Upstream {
     timer: Option<Pin<Box<Sleep>>>,
     progressed: Instant,
     ended: bool,
+    messages: MessageCount,
 }
 
 /// How long a response may take.
@@ -269,8 +313,15 @@ impl ResponseBody {
     /// The endpoint's body; its connection goes back to the pool at the end.
     pub fn upstream(incoming: Incoming, connection: Taken, limits: Limits, finish: Finish) -> Self {
         let ended = incoming.is_end_stream();
-        let upstream =
-            Upstream { incoming, connection: Some(connection), limits, timer: None, progressed: Instant::now(), ended };
+        let upstream = Upstream {
+            incoming,
+            connection: Some(connection),
+            limits,
+            timer: None,
+            progressed: Instant::now(),
+            ended,
+            messages: MessageCount::default(),
+        };
         let mut body = Self { kind: Kind::Upstream(Box::new(upstream)), finish: Some(finish) };
         if ended {
             body.end();
@@ -361,7 +412,10 @@ impl Body for ResponseBody {
                 if let Some(finish) = &mut this.finish {
                     if let Some(data) = frame.data_ref() {
                         finish.record.bytes_sent += data.len() as u64;
-                        finish.record.grpc_messages.1 += 1;
+                        if finish.record.grpc {
+                            upstream.messages.pass(data);
+                            finish.record.grpc_messages.1 = upstream.messages.count();
+                        }
                     } else if let Some(trailers) = frame.trailers_ref() {
                         finish.trailers(trailers);
                     }
@@ -402,6 +456,21 @@ impl Drop for ResponseBody {
                 finish.record.details = Some("downstream_remote_disconnect".into());
             }
             finish.complete();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_messages_are_counted_however_they_are_cut() {
+        let three: &[u8] = &[0, 0, 0, 0, 2, 7, 7, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 9];
+        for size in 1..=three.len() {
+            let messages = MessageCount::default();
+            three.chunks(size).for_each(|chunk| messages.pass(chunk));
+            assert_eq!(messages.count(), 3, "in pieces of {size}");
         }
     }
 }

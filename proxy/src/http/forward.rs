@@ -177,26 +177,27 @@ fn prepare_request(
     cluster: &Cluster,
 ) {
     let head = exchange.head();
-    let path = action.path.apply(&route.matches.path, &head);
-    let original_path = head.path_and_query.to_owned();
-    let mut changed = exchange.parts.headers.clone();
-    {
+    let rewritten = action.path.apply(&route.matches.path, &head);
+    let rewritten = rewritten.and_then(|path| PathAndQuery::try_from(path).ok());
+    let original = rewritten.as_ref().and_then(|_| HeaderValue::try_from(head.path_and_query).ok());
+    let empty = HeaderOps::default();
+    let own = weighted.map_or(&empty, |weighted| &weighted.request_headers);
+    let levels = [own, &route.request_headers, &host.request_headers, &table.request_headers];
+    let mut changed = if levels.iter().any(|ops| !ops.is_empty()) {
+        // Values may refer to headers as they came, so these stay while others change.
+        let mut changed = exchange.parts.headers.clone();
         let context = exchange.format(route, &cluster.config.name, &head);
-        let empty = HeaderOps::default();
-        let own = weighted.map_or(&empty, |weighted| &weighted.request_headers);
-        let levels = [own, &route.request_headers, &host.request_headers, &table.request_headers];
-        if levels.iter().any(|ops| !ops.is_empty()) {
-            let ordered: Vec<_> =
-                if table.most_specific_wins { levels.into_iter().rev().collect() } else { levels.to_vec() };
-            for ops in ordered {
-                ops.apply(&mut changed, &context);
-            }
+        let ordered: Vec<_> =
+            if table.most_specific_wins { levels.into_iter().rev().collect() } else { levels.to_vec() };
+        for ops in ordered {
+            ops.apply(&mut changed, &context);
         }
-    }
-    if let Some(path) = path
-        && let Ok(path) = PathAndQuery::try_from(path)
-    {
-        if let Ok(original) = HeaderValue::try_from(original_path) {
+        changed
+    } else {
+        std::mem::take(&mut exchange.parts.headers)
+    };
+    if let Some(path) = rewritten {
+        if let Some(original) = original {
             changed.insert(names::ORIGINAL_PATH, original);
         }
         exchange.parts.uri = Uri::from(path);

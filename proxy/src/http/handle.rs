@@ -43,6 +43,7 @@ pub struct Finish {
     logs: Vec<Arc<AccessLog>>,
     worker: Rc<Worker>,
     progress: Option<Rc<super::body::Progress>>,
+    accounted: bool,
     _active: Active,
     /// Held until the end: the endpoint's load, the circuit breakers' permits.
     pub held: forward::Held,
@@ -64,15 +65,31 @@ impl Finish {
         self.progress = Some(progress);
     }
 
-    /// Writes logs and metrics.
+    /// The exchange ended as it should: writes logs and metrics.
     pub fn complete(mut self) {
+        self.account();
+    }
+
+    fn account(&mut self) {
+        self.accounted = true;
         if let Some(progress) = &self.progress {
             self.record.bytes_received = progress.received.get();
-            self.record.grpc_messages.0 = progress.messages.get();
+            self.record.grpc_messages.0 = progress.messages.count();
         }
         self.worker.metrics.http(&self.record);
         for log in &self.logs {
             log.write(&self.record);
+        }
+    }
+}
+
+impl Drop for Finish {
+    /// A client that goes away takes the request's future with it; that request counts too.
+    fn drop(&mut self) {
+        if !self.accounted {
+            self.record.flags.set(Flags::DC);
+            self.record.details = Some("downstream_remote_disconnect".into());
+            self.account();
         }
     }
 }
@@ -151,6 +168,7 @@ pub async fn handle(
         logs: chain.access_logs.clone(),
         worker: worker.clone(),
         progress: None,
+        accounted: false,
         _active: active,
         held: forward::Held::default(),
     };

@@ -140,7 +140,8 @@ fn builder(http: &HttpChain, codec: Codec) -> auto::Builder<LocalExecutor> {
         .preserve_header_case(http.preserve_header_case)
         .max_headers(http.max_headers as usize)
         .max_buf_size((head_bytes as usize).max(8192))
-        .half_close(true);
+        // As in Envoy, a client that closes its side has gone: what it asked for is cancelled upstream too.
+        .half_close(false);
     builder
         .http2()
         .timer(TokioTimer::new())

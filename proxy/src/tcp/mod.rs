@@ -79,7 +79,7 @@ pub async fn serve(
             () = stopped => record.termination = Some("drain".into()),
         }
     }
-    worker.metrics.tcp(&record);
+    worker.metrics.tcp_closed(&mut record);
     for log in &chain.access_logs {
         log.write(&record);
     }
@@ -99,6 +99,7 @@ async fn join(
     let (stream, _picked, _permit) = reach(worker, chain, conn, &cluster, record).await?;
     record.upstream_local = stream.local;
     record.upstream_tls = stream.tls;
+    worker.metrics.tcp_opened(record);
     let copying = copy::both(client, stream.stream, chain.idle_timeout);
     let copied = match chain.max_duration {
         None => copying.await,

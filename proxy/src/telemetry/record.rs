@@ -148,6 +148,8 @@ pub struct Record {
     pub upstream_tls: Option<Arc<TlsInfo>>,
     /// Peer's workload as it told by metadata exchange (destination side).
     pub source_peer: Option<Arc<crate::telemetry::peer::Peer>>,
+    /// True once a TCP connection was counted as opened.
+    pub opened: bool,
     /// Attempts made, 1 for no retry.
     pub attempts: u32,
     /// Status sent; 0 if none was.
@@ -193,6 +195,7 @@ impl Record {
             upstream_local: None,
             upstream_tls: None,
             source_peer: None,
+            opened: false,
             attempts: 0,
             status: 0,
             flags: Flags::default(),

@@ -153,13 +153,6 @@ struct Handles {
     messages: Option<(Counter, Counter)>,
 }
 
-struct TcpHandles {
-    opened: Counter,
-    closed: Counter,
-    sent: Counter,
-    received: Counter,
-}
-
 /// The metrics as one worker uses them: handles by set of labels, no lock.
 pub struct Local {
     metrics: Arc<Metrics>,
@@ -204,21 +197,25 @@ impl Local {
         }
     }
 
-    /// Adds a finished TCP connection.
-    pub fn tcp(&self, record: &Record) {
+    /// Adds a TCP connection that has reached its endpoint.
+    pub fn tcp_opened(&self, record: &mut Record) {
+        let Some(stats) = &record.stats else { return };
+        let labels = labels(&self.metrics.local, stats, record, "tcp");
+        self.metrics.counter("istio_tcp_connections_opened_total", labels).increment(1);
+        record.opened = true;
+    }
+
+    /// Adds a TCP connection that is over. One that never reached an endpoint counts as opened and closed at once, as in Istio.
+    pub fn tcp_closed(&self, record: &mut Record) {
+        if !record.opened {
+            self.tcp_opened(record);
+        }
         let Some(stats) = &record.stats else { return };
         let labels = labels(&self.metrics.local, stats, record, "tcp");
         let counter = |name| self.metrics.counter(name, labels.clone());
-        let handles = TcpHandles {
-            opened: counter("istio_tcp_connections_opened_total"),
-            closed: counter("istio_tcp_connections_closed_total"),
-            sent: counter("istio_tcp_sent_bytes_total"),
-            received: counter("istio_tcp_received_bytes_total"),
-        };
-        handles.opened.increment(1);
-        handles.closed.increment(1);
-        handles.sent.increment(record.bytes_sent);
-        handles.received.increment(record.bytes_received);
+        counter("istio_tcp_connections_closed_total").increment(1);
+        counter("istio_tcp_sent_bytes_total").increment(record.bytes_sent);
+        counter("istio_tcp_received_bytes_total").increment(record.bytes_received);
     }
 
     fn resolve(&self, stats: &Arc<StatsFilter>, record: &Record) -> Handles {
