@@ -1,0 +1,98 @@
+//! Small pieces of Envoy messages that every translation uses.
+
+use std::time::Duration;
+
+use mesh_proto::xds::{core, wkt};
+
+use crate::model::Key;
+
+/// A duration.
+pub fn duration(value: Duration) -> wkt::Duration {
+    wkt::Duration {
+        seconds: i64::try_from(value.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(value.subsec_nanos()).unwrap_or(0),
+    }
+}
+
+/// A boolean that is told apart from an absent one.
+pub fn boolean(value: bool) -> Option<wkt::BoolValue> {
+    Some(wkt::BoolValue { value })
+}
+
+/// A number that is told apart from an absent one.
+pub fn number(value: u32) -> Option<wkt::UInt32Value> {
+    Some(wkt::UInt32Value { value })
+}
+
+/// "Ask on the stream that this came over." Waits without limit, as Istio does: a proxy must not go on without the resource.
+pub fn ads() -> core::ConfigSource {
+    core::ConfigSource {
+        config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(
+            core::AggregatedConfigSource::default(),
+        )),
+        resource_api_version: core::ApiVersion::V3.into(),
+        initial_fetch_timeout: Some(duration(Duration::ZERO)),
+        ..Default::default()
+    }
+}
+
+/// `filter_metadata.istio.config`: the path of the object that a piece of configuration was made of, in Istio's form.
+pub fn config_metadata(key: &Key) -> core::Metadata {
+    let group = "networking.istio.io/v1alpha3";
+    let kind = kebab(&format!("{:?}", key.kind));
+    istio_metadata([("config", format!("/apis/{group}/namespaces/{}/{kind}/{}", key.namespace, key.name))])
+}
+
+/// `filter_metadata.istio` of these strings.
+pub fn istio_metadata(fields: impl IntoIterator<Item = (&'static str, String)>) -> core::Metadata {
+    let fields = fields.into_iter().map(|(name, text)| (name.to_owned(), string(text))).collect();
+    core::Metadata {
+        filter_metadata: [("istio".to_owned(), wkt::Struct { fields })].into(),
+        typed_filter_metadata: Default::default(),
+    }
+}
+
+/// A string as a value of a struct.
+pub fn string(text: impl Into<String>) -> wkt::Value {
+    wkt::Value { kind: Some(wkt::value::Kind::StringValue(text.into())) }
+}
+
+/// A TCP address.
+pub fn socket_address(host: impl Into<String>, port: u16) -> core::Address {
+    core::Address {
+        address: Some(core::address::Address::SocketAddress(core::SocketAddress {
+            address: host.into(),
+            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(port.into())),
+            ..Default::default()
+        })),
+    }
+}
+
+/// `VirtualService` → `virtual-service`.
+fn kebab(kind: &str) -> String {
+    let mut name = String::new();
+    for (at, letter) in kind.chars().enumerate() {
+        if letter.is_ascii_uppercase() && at > 0 {
+            name.push('-');
+        }
+        name.push(letter.to_ascii_lowercase());
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::model::Kind;
+
+    #[test]
+    fn the_path_of_an_object_is_istios() {
+        let key = Key { kind: Kind::VirtualService, namespace: "shop".into(), name: "reviews".into() };
+        let json = mesh_proto::yaml::to_json(&config_metadata(&key)).unwrap();
+        assert_eq!(
+            json["filter_metadata"]["istio"]["config"],
+            "/apis/networking.istio.io/v1alpha3/namespaces/shop/virtual-service/reviews"
+        );
+    }
+}
