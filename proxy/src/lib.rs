@@ -22,6 +22,7 @@ pub mod connect;
 pub mod detect;
 pub mod drain;
 pub mod http;
+pub mod identity;
 pub mod listener;
 pub mod policy;
 pub mod route;

@@ -50,13 +50,17 @@ impl PeerCertificate {
 
     /// The certificate in PEM, percent-encoded, as XFCC wants it.
     pub fn pem_url_encoded(&self) -> String {
-        use base64::Engine;
-        let text = base64::engine::general_purpose::STANDARD.encode(&self.der);
-        let lines: Vec<&str> =
-            text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap_or_default()).collect();
-        let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"));
-        utf8_percent_encode(&pem, UNRESERVED).to_string()
+        utf8_percent_encode(&pem(&self.der), UNRESERVED).to_string()
     }
+}
+
+/// A certificate in PEM.
+pub fn pem(der: &[u8]) -> String {
+    use base64::Engine;
+    let text = base64::engine::general_purpose::STANDARD.encode(der);
+    let lines: Vec<&str> =
+        text.as_bytes().chunks(64).map(|line| std::str::from_utf8(line).unwrap_or_default()).collect();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
 fn sha256(bytes: &[u8]) -> Vec<u8> {

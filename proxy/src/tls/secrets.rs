@@ -120,20 +120,23 @@ impl Default for SecretStore {
 impl SecretStore {
     /// The cell of a certificate; empty until it comes.
     pub fn certificate(&self, name: &str) -> Arc<Cell<Certificate>> {
-        let mut cells = self.certificates.lock();
-        let cell = cells
-            .entry(name.into())
-            .or_insert_with(|| Arc::new(Cell { name: name.into(), value: ArcSwapOption::empty() }));
-        cell.clone()
+        self.cell(&self.certificates, name)
     }
 
     /// The cell of a trust bundle; empty until it comes.
     pub fn trust(&self, name: &str) -> Arc<Cell<Trust>> {
-        let mut cells = self.trusts.lock();
-        let cell = cells
-            .entry(name.into())
-            .or_insert_with(|| Arc::new(Cell { name: name.into(), value: ArcSwapOption::empty() }));
-        cell.clone()
+        self.cell(&self.trusts, name)
+    }
+
+    fn cell<T>(&self, cells: &Mutex<HashMap<Arc<str>, Arc<Cell<T>>>>, name: &str) -> Arc<Cell<T>> {
+        let mut cells = cells.lock();
+        if let Some(cell) = cells.get(name) {
+            return cell.clone();
+        }
+        let cell = Arc::new(Cell { name: name.into(), value: ArcSwapOption::empty() });
+        cells.insert(cell.name.clone(), cell.clone());
+        self.changed.send_modify(|version| *version += 1);
+        cell
     }
 
     /// Writes a certificate.
@@ -148,7 +151,7 @@ impl SecretStore {
         self.changed.send_modify(|version| *version += 1);
     }
 
-    /// Marked changed whenever a secret is written.
+    /// Marked changed whenever a secret is written, or asked for by a new name.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
