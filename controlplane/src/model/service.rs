@@ -35,6 +35,8 @@ pub struct Service {
     pub external: bool,
     /// True for Kubernetes services without a cluster IP.
     pub headless: bool,
+    /// Labels of the workloads behind it; absent where endpoints are written down.
+    pub selector: Option<BTreeMap<String, String>>,
     /// Who may see it; resolved: `.` is replaced by the namespace.
     pub export_to: ExportTo,
     /// Subject names that certificates of endpoints may have (SE5); empty leaves it to the endpoints' service accounts.
@@ -74,6 +76,8 @@ pub struct ServicePort {
     pub protocol: Protocol,
     /// Port of endpoints where the service says it by number; the endpoints' own otherwise.
     pub target: Option<u16>,
+    /// Name of the container port where the service says it by name.
+    pub target_name: Option<Name>,
 }
 
 /// What a port speaks (G9).
@@ -102,6 +106,42 @@ pub enum Protocol {
 }
 
 impl Protocol {
+    /// The protocol of a name as users write it in ports and port names, ignoring case; `None` for other words (G9).
+    pub fn parse(name: &str) -> Option<Self> {
+        Some(match name.to_ascii_lowercase().as_str() {
+            "http" => Self::Http,
+            "http2" => Self::Http2,
+            "grpc" => Self::Grpc,
+            "grpc-web" => Self::GrpcWeb,
+            "http_proxy" => Self::HttpProxy,
+            "https" => Self::Https,
+            "tls" => Self::Tls,
+            "tcp" | "mongo" | "redis" | "mysql" => Self::Tcp,
+            "udp" => Self::Udp,
+            _ => return None,
+        })
+    }
+
+    /// The protocol of a Kubernetes port: by `appProtocol`, by the prefix of its name, by a number that is never guessed (G9, G10).
+    pub fn of_port(app_protocol: Option<&str>, name: &str, number: u16) -> Self {
+        let declared = app_protocol.and_then(|word| match word {
+            "kubernetes.io/h2c" => Some(Self::Http2),
+            "kubernetes.io/ws" => Some(Self::Http),
+            "kubernetes.io/wss" => Some(Self::Https),
+            _ => Self::parse(word),
+        });
+        let by_name = || {
+            // `grpc-web` is the one name that holds the separator itself.
+            let lower = name.to_ascii_lowercase();
+            if lower == "grpc-web" || lower.starts_with("grpc-web-") {
+                return Some(Self::GrpcWeb);
+            }
+            Self::parse(lower.split('-').next().unwrap_or_default())
+        };
+        let by_number = || mesh_proto::names::port::NEVER_SNIFFED.contains(&number).then_some(Self::Tcp);
+        declared.or_else(by_name).or_else(by_number).unwrap_or(Self::Unknown)
+    }
+
     /// Declared as a kind of plaintext HTTP.
     pub fn is_http(self) -> bool {
         matches!(self, Self::Http | Self::Http2 | Self::Grpc | Self::GrpcWeb | Self::HttpProxy)
@@ -128,6 +168,23 @@ pub enum ExportTo {
 }
 
 impl ExportTo {
+    /// What `list` says in an object of `namespace`; `default` is the mesh's and stands for an empty list (G4).
+    pub fn of<S: AsRef<str>>(list: &[S], default: &[String], namespace: &Name) -> Self {
+        let words: Vec<&str> = match list {
+            [] => default.iter().map(String::as_str).collect(),
+            list => list.iter().map(AsRef::as_ref).collect(),
+        };
+        if (words.is_empty() && list.is_empty()) || words.contains(&"*") {
+            return Self::All;
+        }
+        let named = words.into_iter().filter(|word| *word != "~");
+        let mut names: Vec<Name> =
+            named.map(|word| if word == "." { namespace.clone() } else { word.into() }).collect();
+        names.sort();
+        names.dedup();
+        Self::Namespaces(names)
+    }
+
     /// True if `namespace` may see it.
     pub fn allows(&self, namespace: &str) -> bool {
         match self {
@@ -192,4 +249,47 @@ pub struct Workload {
     pub ready: bool,
     /// Container ports by name, for `targetPort` names.
     pub named_ports: BTreeMap<String, u16>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn protocols_come_from_app_protocol_then_name_then_number() {
+        for (app, name, number, expected) in [
+            (None, "http", 80, Protocol::Http),
+            (None, "http-web", 80, Protocol::Http),
+            (None, "grpc-web", 80, Protocol::GrpcWeb),
+            (None, "grpc-web-x", 80, Protocol::GrpcWeb),
+            (None, "grpc-x", 80, Protocol::Grpc),
+            (None, "HTTP2-x", 80, Protocol::Http2),
+            (None, "mongo-db", 1, Protocol::Tcp),
+            (None, "web", 80, Protocol::Unknown),
+            (None, "", 3306, Protocol::Tcp),
+            (Some("kubernetes.io/h2c"), "http", 80, Protocol::Http2),
+            (Some("kubernetes.io/wss"), "", 80, Protocol::Https),
+            (Some("example.com/own"), "tcp-x", 80, Protocol::Tcp),
+            (Some("TLS"), "http", 80, Protocol::Tls),
+        ] {
+            assert_eq!(Protocol::of_port(app, name, number), expected, "{app:?} {name} {number}");
+        }
+    }
+
+    #[test]
+    fn export_lists_name_namespaces() {
+        let here = Name::from("here");
+        for (list, default, seen) in [
+            (&[][..], &[][..], [true, true]),
+            (&[], &["."], [true, false]),
+            (&["*"], &["."], [true, true]),
+            (&["."], &["*"], [true, false]),
+            (&["~"], &["*"], [false, false]),
+            (&["there"], &["*"], [false, true]),
+        ] {
+            let default: Vec<String> = default.iter().map(|word: &&str| (*word).to_owned()).collect();
+            let export = ExportTo::of(list, &default, &here);
+            assert_eq!([export.allows("here"), export.allows("there")], seen, "{list:?} {default:?}");
+        }
+    }
 }
