@@ -25,6 +25,7 @@ pub mod http;
 pub mod identity;
 pub mod listener;
 pub mod policy;
+pub mod redirect;
 pub mod route;
 pub mod runtime;
 pub mod snapshot;

@@ -35,6 +35,11 @@ const TIERS: &[Tier] = &[
         needs: &[tools::H2SPEC, tools::CURL],
         run: || process::run("cargo", &["test", "--workspace"]),
     },
+    Tier {
+        name: "netns",
+        needs: &[tools::IP, tools::NFT, tools::IPTABLES, tools::SETPRIV, tools::CURL],
+        run: || process::run("cargo", &["test", "-p", "mesh-proxy", "--test", "netns", "--", "--ignored"]),
+    },
     Tier { name: "codegen", needs: &[], run: || crate::codegen::check() },
     Tier { name: "doc", needs: &[], run: doc },
 ];

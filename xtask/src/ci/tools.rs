@@ -32,6 +32,14 @@ pub const OPENSSL: Tool = Tool { program: "openssl", source: Source::Debian("ope
 pub const TASKSET: Tool = Tool { program: "taskset", source: Source::Debian("util-linux") };
 /// A client that nobody here wrote.
 pub const CURL: Tool = Tool { program: "curl", source: Source::Debian("curl") };
+/// Network namespaces.
+pub const IP: Tool = Tool { program: "ip", source: Source::Debian("iproute2") };
+/// Rules of capture.
+pub const NFT: Tool = Tool { program: "nft", source: Source::Debian("nftables") };
+/// Rules of capture where there is no nftables.
+pub const IPTABLES: Tool = Tool { program: "iptables-restore", source: Source::Debian("iptables") };
+/// Running a program as another user.
+pub const SETPRIV: Tool = Tool { program: "setpriv", source: Source::Debian("util-linux") };
 
 impl Tool {
     /// Returns once the program can be run; an error says what would have to be installed.

@@ -1,0 +1,333 @@
+//! Capture as the kernel does it (AG2): a pod and an outside in network namespaces, joined by a veth pair; rules applied in the
+//! pod by both tools; curl as the workload's user, as the proxy's, and from outside; and listeners that ask where a connection
+//! wanted to go.
+//!
+//! Needs root, so `cargo test` alone lists these tests as ignored; `cargo xtask ci --only netns` runs them and fails where it cannot.
+#![allow(clippy::unwrap_used)]
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc;
+
+use clap::Parser;
+use mesh_proxy::listener::socket::original_destination;
+use mesh_proxy::redirect::{Args, Backend, RedirectError, apply, cleanup};
+use nix::sched::{CloneFlags, setns};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// The workload's user, and the proxy's.
+const APP: u32 = 1000;
+const PROXY: u32 = 1337;
+
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    args: Args,
+}
+
+fn args(flags: &[&str]) -> Args {
+    Cli::try_parse_from(std::iter::once(&"redirect").chain(flags)).unwrap().args
+}
+
+fn command(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {}: {stderr}", arguments.join(" "));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn ip(line: &str) {
+    command("ip", &line.split(' ').collect::<Vec<_>>());
+}
+
+/// A network namespace, gone with its processes' sockets and its interfaces at the end.
+struct Namespace(String);
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
+    }
+}
+
+impl Namespace {
+    fn new(name: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("fm{}-{}-{name}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
+        ip(&format!("netns add {name}"));
+        let namespace = Self(name);
+        namespace.ip("link set lo up");
+        namespace
+    }
+
+    fn ip(&self, line: &str) {
+        ip(&format!("-n {} {line}", self.0));
+    }
+
+    /// Runs `work` on a thread that lives in the namespace, and with it the programs that it starts.
+    fn enter<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
+        let handle = File::open(format!("/var/run/netns/{}", self.0)).unwrap();
+        std::thread::spawn(move || {
+            setns(handle, CloneFlags::CLONE_NEWNET).unwrap();
+            work()
+        })
+    }
+
+    fn run(&self, program: &str, arguments: &[&str]) -> String {
+        let inside = [&["netns", "exec", &self.0, program], arguments].concat();
+        command("ip", &inside)
+    }
+
+    /// Serves each address until the test's process ends; each connection is answered with what its kind says of it.
+    fn serve(&self, listeners: &[(&'static str, Kind)]) {
+        let listeners = listeners.to_vec();
+        let (ready, started) = mpsc::channel();
+        self.enter(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async move {
+                for (address, kind) in listeners {
+                    let address: SocketAddr = address.parse().unwrap();
+                    let opened = mesh_proxy::listener::socket::open(address, 1, None).unwrap();
+                    let listener = TcpListener::from_std(opened.into_iter().next().unwrap()).unwrap();
+                    tokio::spawn(async move {
+                        while let Ok((stream, _)) = listener.accept().await {
+                            tokio::spawn(answer(stream, kind));
+                        }
+                    });
+                }
+                ready.send(()).unwrap();
+                std::future::pending::<()>().await;
+            });
+        });
+        started.recv().unwrap();
+    }
+
+    /// What curl got as `user` and `group`, or its exit status.
+    fn curl(&self, (user, group): (u32, u32), arguments: &str) -> String {
+        let line = format!("--reuid {user} --regid {group} --clear-groups curl -sS --globoff --noproxy * --max-time 5");
+        let line: Vec<&str> = line.split(' ').chain(arguments.split(' ')).collect();
+        let output = Command::new("ip").args(["netns", "exec", &self.0, "setpriv"]).args(&line).output().unwrap();
+        if output.status.success() {
+            String::from_utf8(output.stdout).unwrap()
+        } else {
+            String::from_utf8_lossy(&output.stderr).into_owned()
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    /// An application: says its name.
+    Named(&'static str),
+    /// A port of the proxy: says its name and where the connection wanted to go.
+    Proxy(&'static str),
+}
+
+async fn answer(mut stream: TcpStream, kind: Kind) {
+    let text = match kind {
+        Kind::Named(name) => name.to_owned(),
+        Kind::Proxy(name) => match original_destination(&stream) {
+            Some(address) => format!("{name} {address}"),
+            None => format!("{name} not redirected"),
+        },
+    };
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => request.push(byte),
+            Err(_) => return,
+        }
+    }
+    let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}", text.len());
+    let _ = stream.write_all(response.as_bytes()).await;
+}
+
+struct Lab {
+    pod: Namespace,
+    outside: Namespace,
+}
+
+impl Lab {
+    fn new() -> Self {
+        assert!(nix::unistd::geteuid().is_root(), "network namespaces need root");
+        let (pod, outside) = (Namespace::new("pod"), Namespace::new("out"));
+        pod.ip(&format!("link add eth0 type veth peer name eth0 netns {}", outside.0));
+        for (namespace, addresses) in
+            [(&pod, &["10.77.0.2/24", "fd77::2/64"][..]), (&outside, &["10.77.0.1/24", "10.77.0.9/24", "fd77::1/64"])]
+        {
+            for address in addresses {
+                let nodad = if address.contains(':') { " nodad" } else { "" };
+                namespace.ip(&format!("addr add {address} dev eth0{nodad}"));
+            }
+            namespace.ip("link set eth0 up");
+        }
+        let outside_app = Kind::Named("outside");
+        outside.serve(&[("0.0.0.0:8080", outside_app), ("[::]:8080", outside_app), ("0.0.0.0:9090", outside_app)]);
+        let (inbound, outbound, app) = (Kind::Proxy("inbound"), Kind::Proxy("outbound"), Kind::Named("app"));
+        pod.serve(&[
+            ("0.0.0.0:15001", outbound),
+            ("[::]:15001", outbound),
+            ("0.0.0.0:15006", inbound),
+            ("[::]:15006", inbound),
+            ("0.0.0.0:8000", app),
+            ("[::]:8000", app),
+            ("0.0.0.0:8001", app),
+            ("0.0.0.0:15021", app),
+        ]);
+        Self { pod, outside }
+    }
+
+    fn apply(&self, backend: Backend, flags: &[&str]) {
+        let settings = args(flags).settings().unwrap();
+        self.pod.enter(move || apply(&settings, backend)).join().unwrap().unwrap();
+    }
+
+    fn cleanup(&self, backend: Backend) -> Result<(), RedirectError> {
+        self.pod.enter(move || cleanup(backend)).join().unwrap()
+    }
+
+    /// All rules of both tools, without counters.
+    fn dump(&self) -> String {
+        let all = [
+            self.pod.run("nft", &["list", "ruleset"]),
+            self.pod.run("iptables-save", &[]),
+            self.pod.run("ip6tables-save", &[]),
+        ];
+        let lines = all.iter().flat_map(|text| text.lines()).filter(|line| !line.starts_with('#'));
+        lines.map(|line| line.split(" counter packets").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
+    }
+
+    fn check(&self, what: &str, cases: &[(Who, &str, &str)]) {
+        for (who, arguments, expected) in cases {
+            let got = match who {
+                Who::App => self.pod.curl((APP, APP), arguments),
+                Who::Proxy => self.pod.curl((PROXY, PROXY), arguments),
+                Who::ProxyGroup => self.pod.curl((APP, PROXY), arguments),
+                Who::Outside => self.outside.curl((APP, APP), arguments),
+            };
+            assert_eq!(got, *expected, "{what}: {who:?} {arguments}\n{}", self.dump());
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Who {
+    App,
+    Proxy,
+    ProxyGroup,
+    Outside,
+}
+use Who::{App, Outside, Proxy, ProxyGroup};
+
+const UNTOUCHED: &[(Who, &str, &str)] = &[
+    (App, "http://10.77.0.1:8080/", "outside"),
+    (App, "http://[fd77::1]:8080/", "outside"),
+    (Outside, "http://10.77.0.2:8000/", "app"),
+    (Outside, "http://[fd77::2]:8000/", "app"),
+];
+
+const BOTH: [Backend; 2] = [Backend::Nft, Backend::Iptables];
+
+#[test]
+#[ignore = "needs root, ip, nft, iptables, setpriv and curl: cargo xtask ci --only netns"]
+fn connections_are_captured_and_the_original_destination_is_known() {
+    for backend in BOTH {
+        let lab = Lab::new();
+        let what = format!("{backend:?}");
+        lab.check(&what, UNTOUCHED);
+        let flags = ["--ipv6", "-o", "9090", "-x", "10.77.0.9/32", "--drop-invalid"];
+        lab.apply(backend, &flags);
+        let cases = [
+            (App, "http://10.77.0.1:8080/", "outbound 10.77.0.1:8080"),
+            (App, "http://[fd77::1]:8080/", "outbound [fd77::1]:8080"),
+            // Nothing listens there: capture asks nobody.
+            (App, "http://10.77.0.1:81/", "outbound 10.77.0.1:81"),
+            (App, "http://10.77.0.1:9090/", "outside"),
+            (App, "http://10.77.0.9:8080/", "outside"),
+            (App, "http://127.0.0.1:8000/", "app"),
+            (App, "http://[::1]:8000/", "app"),
+            (App, "http://10.77.0.2:8000/", "app"),
+            (App, "http://[fd77::2]:8000/", "app"),
+            // The proxy's own connections: out, to its own pod by address (still inbound), to the application.
+            (Proxy, "http://10.77.0.1:8080/", "outside"),
+            (Proxy, "http://[fd77::1]:8080/", "outside"),
+            (ProxyGroup, "http://10.77.0.1:8080/", "outside"),
+            (Proxy, "http://10.77.0.2:8000/", "inbound 10.77.0.2:8000"),
+            (Proxy, "http://[fd77::2]:8000/", "inbound [fd77::2]:8000"),
+            (Proxy, "http://127.0.0.1:8000/", "app"),
+            (Proxy, "http://[::1]:8000/", "app"),
+            (Proxy, "--interface 127.0.0.6 http://10.77.0.2:8000/", "app"),
+            (Outside, "http://10.77.0.2:8000/", "inbound 10.77.0.2:8000"),
+            (Outside, "http://[fd77::2]:8000/", "inbound [fd77::2]:8000"),
+            (Outside, "http://10.77.0.2:15021/", "app"),
+            // A connection to the proxy's port by name is not a redirected one.
+            (Outside, "http://10.77.0.2:15006/", "inbound not redirected"),
+        ];
+        lab.check(&what, &cases);
+
+        let once = lab.dump();
+        lab.apply(backend, &flags);
+        assert_eq!(once, lab.dump(), "{what}: a second run changes nothing");
+        lab.check(&what, &cases);
+        lab.cleanup(backend).unwrap();
+        lab.check(&what, UNTOUCHED);
+        lab.cleanup(backend).unwrap();
+        let left = lab.dump();
+        assert!(!left.contains("ISTIO") && !left.contains("ferromesh"), "{what}: {left}");
+    }
+}
+
+#[test]
+#[ignore = "needs root, ip, nft, iptables, setpriv and curl: cargo xtask ci --only netns"]
+fn only_what_is_listed_is_captured() {
+    for backend in BOTH {
+        let lab = Lab::new();
+        let what = format!("{backend:?}");
+        lab.apply(backend, &["-i", "10.77.0.9/32,127.0.0.0/8", "-q", "9090", "-b", "8001"]);
+        lab.check(
+            &what,
+            &[
+                (App, "http://10.77.0.1:8080/", "outside"),
+                (App, "http://10.77.0.9:8080/", "outbound 10.77.0.9:8080"),
+                (App, "http://10.77.0.1:9090/", "outbound 10.77.0.1:9090"),
+                (App, "http://127.0.0.1:8000/", "app"),
+                (App, "http://127.0.0.3:8000/", "outbound 127.0.0.3:8000"),
+                (Outside, "http://10.77.0.2:8000/", "app"),
+                (Outside, "http://10.77.0.2:8001/", "inbound 10.77.0.2:8001"),
+                // Without --ipv6, IPv6 is left alone.
+                (App, "http://[fd77::1]:8080/", "outside"),
+                (Outside, "http://[fd77::2]:8000/", "app"),
+            ],
+        );
+        // Other settings replace these.
+        lab.apply(backend, &["-i", "", "-b", ""]);
+        lab.check(&what, &[(App, "http://10.77.0.9:8080/", "outside"), (Outside, "http://10.77.0.2:8001/", "app")]);
+        // Interfaces that are excluded are left alone.
+        lab.apply(backend, &["-c", "eth0", "--ipv6"]);
+        lab.check(&what, UNTOUCHED);
+    }
+}
+
+#[test]
+#[ignore = "needs root, ip, nft, iptables, setpriv and curl: cargo xtask ci --only netns"]
+fn either_tool_replaces_what_the_other_did() {
+    let lab = Lab::new();
+    let own = ["-t", "nat", "-A", "OUTPUT", "-d", "10.77.0.200/32", "-p", "tcp", "-j", "RETURN"];
+    lab.pod.run("iptables", &own);
+    lab.apply(Backend::Iptables, &["--ipv6"]);
+    assert!(lab.dump().contains("-A OUTPUT -p tcp -j ISTIO_OUTPUT"));
+    lab.apply(Backend::Auto, &["--ipv6"]);
+    let dump = lab.dump();
+    assert!(dump.contains("table inet ferromesh") && !dump.contains("-j ISTIO_"), "{dump}");
+    lab.check("nft after iptables", &[(App, "http://10.77.0.1:8080/", "outbound 10.77.0.1:8080")]);
+    lab.apply(Backend::Iptables, &[]);
+    let dump = lab.dump();
+    assert!(!dump.contains("table inet ferromesh") && dump.contains("-A OUTPUT -p tcp -j ISTIO_OUTPUT"), "{dump}");
+    lab.check("iptables after nft", &[(App, "http://10.77.0.1:8080/", "outbound 10.77.0.1:8080")]);
+    lab.cleanup(Backend::Auto).unwrap();
+    let left = lab.dump();
+    assert!(!left.contains("ISTIO") && !left.contains("ferromesh"), "{left}");
+    assert!(left.contains("-A OUTPUT -d 10.77.0.200/32 -p tcp -j RETURN"), "what is not ours stays: {left}");
+}
