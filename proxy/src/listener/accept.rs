@@ -168,9 +168,8 @@ fn tls_failed(conn: &ConnInfo, listener: &Listener, reason: &str) {
 /// The unbound listener that stands for an original destination: by its address, else by its port on the wildcard address.
 fn handed_to(snapshot: &Snapshot, destination: SocketAddr) -> Option<&Arc<Listener>> {
     let unbound = || snapshot.listeners.values().filter(|listener| !listener.bind_to_port);
-    let stands_for = |listener: &Listener, wanted: SocketAddr| {
-        listener.addresses.iter().any(|address| *address == super::BindAddress::Ip(wanted))
-    };
+    let stands_for =
+        |listener: &Listener, wanted: SocketAddr| listener.addresses.contains(&super::BindAddress::Ip(wanted));
     let wildcard = match destination {
         SocketAddr::V4(_) => SocketAddr::from(([0, 0, 0, 0], destination.port())),
         SocketAddr::V6(_) => SocketAddr::from(([0_u16; 8], destination.port())),

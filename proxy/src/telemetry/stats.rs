@@ -144,8 +144,11 @@ struct HandleKey {
     mutual: bool,
 }
 
+/// What the pointers of a [`HandleKey`] point to.
+type Alive = (Option<Arc<StatsFilter>>, Option<Arc<Cluster>>, Option<Arc<Endpoint>>);
+
 struct Handles {
-    _alive: (Option<Arc<StatsFilter>>, Option<Arc<Cluster>>, Option<Arc<Endpoint>>),
+    _alive: Alive,
     requests: Counter,
     duration: Histogram,
     request_bytes: Histogram,
