@@ -136,6 +136,10 @@ pub(super) async fn forward(
     if upgrading && switching {
         return upgrade::switch(exchange, response, taken, on_upgrade, finish);
     }
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        // The endpoint would speak something that nobody asked for, on a connection that the client takes for HTTP.
+        return local(Error::UpstreamProtocol("101 without an upgrade".into()), finish, grpc);
+    }
     let idle = action.idle_timeout.unwrap_or(exchange.chain.stream_idle_timeout);
     let deadline = action.timeout.filter(|_| !upgrading).map(|timeout| started + timeout);
     let limits = Limits { deadline, idle };

@@ -380,6 +380,14 @@ fn prepare(
         None if http1 => headers::upgrade(&parts.headers),
         None => None,
     };
+    if upgrade.is_some() {
+        // What follows the head is the new protocol's. A body as well would leave two opinions on where that begins.
+        let length = parts.headers.remove(CONTENT_LENGTH);
+        let empty = length.is_none_or(|length| length.as_bytes() == b"0");
+        if http1 && (!empty || parts.headers.contains_key(TRANSFER_ENCODING)) {
+            return Err(bad("an upgrade with a body"));
+        }
+    }
     let grpc = is_grpc(&parts.headers);
     finish.record.grpc = grpc;
     finish.record.head_bytes.0 = head_size(&parts.headers);
@@ -415,6 +423,13 @@ fn authority(parts: &http::request::Parts, version: Version) -> Result<String, &
     };
     let named = match (parts.uri.authority(), host) {
         (Some(authority), _) if authority.as_str().contains('@') => return Err("the authority holds user information"),
+        (Some(_), _) if version < Version::HTTP_2 && parts.method != Method::CONNECT => {
+            // `GET host` would be read as an authority without a path (RFC 9112, section 3.2.3 has it for CONNECT only).
+            match parts.uri.scheme_str() {
+                Some("http" | "https") => parts.uri.authority().map_or("", |authority| authority.as_str()),
+                _ => return Err("the request target is neither a path nor an http URL"),
+            }
+        }
         (Some(authority), Some(host))
             if version == Version::HTTP_2 && !host.eq_ignore_ascii_case(authority.as_str()) =>
         {
@@ -533,4 +548,45 @@ pub(super) fn with_response_headers(
         ops.apply(response.headers_mut(), &context);
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_request_has_one_authority_or_is_refused() {
+        let (v1, v2) = (Version::HTTP_11, Version::HTTP_2);
+        for (version, method, target, hosts, expected) in [
+            (v1, "GET", "/", &["a.example"][..], Ok("a.example")),
+            (v1, "GET", "/", &["a.example.:80"], Ok("a.example.:80")),
+            (v1, "GET", "/", &["a.example."], Ok("a.example")),
+            (v1, "GET", "http://b.example/", &["a.example"], Ok("b.example")),
+            (v1, "GET", "/", &["a", "a"], Err("more than one")),
+            (v1, "GET", "/", &[], Err("no host")),
+            (v1, "GET", "/", &["a/b"], Err("not valid")),
+            (v1, "GET", "/", &["a,b"], Err("not valid")),
+            (v1, "GET", "/", &["u@a"], Err("not valid")),
+            (v1, "GET", "admin", &["a"], Err("request target")),
+            (v1, "GET", "ftp://a/", &["a"], Err("request target")),
+            (v1, "GET", "http://u:p@a/", &["a"], Err("user information")),
+            (v1, "CONNECT", "a.example:443", &["a.example:443"], Ok("a.example:443")),
+            (v2, "GET", "https://a.example/", &[], Ok("a.example")),
+            (v2, "GET", "https://a.example/", &["A.example"], Ok("a.example")),
+            (v2, "GET", "https://a.example/", &["b.example"], Err("differ")),
+            (v2, "GET", "/", &[], Err("no host")),
+        ] {
+            let mut request = Request::builder().version(version).method(method).uri(target);
+            for host in hosts {
+                request = request.header(HOST, *host);
+            }
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            match (authority(&parts, version), expected) {
+                (Ok(got), Ok(expected)) => assert_eq!(got, expected, "{target} {hosts:?}"),
+                (Err(got), Err(reason)) => assert!(got.contains(reason), "{target} {hosts:?}: {got}"),
+                (got, _) => panic!("{target} {hosts:?}: {got:?}, not {expected:?}"),
+            }
+        }
+    }
 }

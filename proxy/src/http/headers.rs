@@ -115,13 +115,11 @@ fn is_private(address: IpAddr) -> bool {
     }
 }
 
-/// Adds to a comma-separated header.
+/// Adds to a comma-separated header. All its lines become one: to keep only the first would drop what a proxy before us said.
 fn append(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    let joined = match headers.get(&name).and_then(|before| before.to_str().ok()) {
-        Some(before) if !before.is_empty() => HeaderValue::try_from(format!("{before},{value}")),
-        _ => HeaderValue::try_from(value),
-    };
-    if let Ok(joined) = joined {
+    let before = headers.get_all(&name).iter().filter_map(|line| line.to_str().ok()).filter(|line| !line.is_empty());
+    let joined: Vec<&str> = before.chain([value]).collect();
+    if let Ok(joined) = HeaderValue::try_from(joined.join(",")) {
         headers.insert(name, joined);
     }
 }
@@ -195,5 +193,73 @@ pub fn upgrade(headers: &HeaderMap) -> Option<String> {
     if !asks {
         return None;
     }
-    headers.get(header::UPGRADE)?.to_str().ok().map(str::to_ascii_lowercase)
+    let protocol = headers.get(header::UPGRADE)?.to_str().ok()?.trim().to_ascii_lowercase();
+    // As in Envoy, an offer to go on with HTTP/2 in plaintext is not taken up, and the request is served as it is: curl and Java's
+    // client make it with every first request.
+    (protocol != "h2c").then_some(protocol)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn map(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let parsed = lines.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let mut headers = HeaderMap::new();
+        for (name, value) in parsed {
+            headers.append(name, value);
+        }
+        headers
+    }
+
+    #[test]
+    fn what_is_appended_keeps_every_line() {
+        for (lines, expected) in [
+            (&[][..], "9.9.9.9"),
+            (&[("x-forwarded-for", "")], "9.9.9.9"),
+            (&[("x-forwarded-for", "1.1.1.1")], "1.1.1.1,9.9.9.9"),
+            (
+                &[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "2.2.2.2, 3.3.3.3")],
+                "1.1.1.1,2.2.2.2, 3.3.3.3,9.9.9.9",
+            ),
+        ] {
+            let mut headers = map(lines);
+            append(&mut headers, XFF, "9.9.9.9");
+            let lines: Vec<_> = headers.get_all(XFF).iter().collect();
+            assert_eq!(lines, [expected]);
+        }
+    }
+
+    #[test]
+    fn upgrades_are_asked_for_by_connection_and_h2c_is_none() {
+        for (lines, expected) in [
+            (&[("connection", "Upgrade"), ("upgrade", "WebSocket")][..], Some("websocket")),
+            (&[("connection", "keep-alive, upgrade"), ("upgrade", "websocket")], Some("websocket")),
+            (&[("upgrade", "websocket")], None),
+            (&[("connection", "upgrade")], None),
+            (&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "AAMAAABk")], None),
+        ] {
+            assert_eq!(upgrade(&map(lines)).as_deref(), expected, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn headers_of_one_hop_are_removed() {
+        let mut headers = map(&[
+            ("connection", "close, X-Own, te"),
+            ("x-own", "1"),
+            ("keep-alive", "1"),
+            ("proxy-connection", "1"),
+            ("transfer-encoding", "chunked"),
+            ("upgrade", "h2c"),
+            ("te", "gzip, trailers"),
+            ("x-other", "1"),
+        ]);
+        strip_hop_by_hop(&mut headers);
+        let mut left: Vec<_> =
+            headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
+        left.sort();
+        assert_eq!(left, ["te: trailers", "x-other: 1"]);
+    }
 }
