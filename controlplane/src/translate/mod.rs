@@ -8,8 +8,12 @@ use prost::Message;
 
 use crate::model::{Name, Node, PushContext};
 
+pub mod authz;
 pub mod canonical;
+pub mod cluster;
+pub mod endpoint;
 pub mod http;
+pub mod telemetry;
 pub mod wire;
 
 /// The types of resources that are served.
@@ -95,13 +99,15 @@ impl Resource {
 
 /// The resources of one type that a proxy is to have. A name that is asked for and missing here does not exist for this proxy.
 pub fn resources(context: &PushContext, node: &Node, kind: ResourceType, names: Names<'_>) -> Vec<Resource> {
-    let _ = (context, node, names);
     match kind {
-        ResourceType::Cluster
-        | ResourceType::Endpoint
-        | ResourceType::Listener
-        | ResourceType::Route
-        | ResourceType::Secret
-        | ResourceType::NameTable => Vec::new(),
+        ResourceType::Cluster => {
+            let clusters = cluster::clusters(context, node, names);
+            clusters.iter().map(|one| Resource::new(one.name.as_str().into(), kind, one)).collect()
+        }
+        ResourceType::Endpoint => {
+            let assignments = endpoint::assignments(context, node, names);
+            assignments.iter().map(|one| Resource::new(one.cluster_name.as_str().into(), kind, one)).collect()
+        }
+        ResourceType::Listener | ResourceType::Route | ResourceType::Secret | ResourceType::NameTable => Vec::new(),
     }
 }

@@ -1,0 +1,295 @@
+//! Which settings of a DestinationRule hold for a port and subset (DR4), and what they are in a cluster (LB1, CP1–CP14, OD1–OD8, DR8).
+
+use mesh_proto::crd::destination_rule::{
+    ConnectionPoolSettings, H2UpgradePolicy, HttpSettings, OutlierDetection, SimpleLb, TcpKeepalive, TrafficPolicy,
+};
+use mesh_proto::crd::{DestinationRule, MeshConfig};
+use mesh_proto::xds::cluster::cluster::{CommonLbConfig, LbPolicy};
+use mesh_proto::xds::cluster::{self, CircuitBreakers, Cluster, circuit_breakers};
+use mesh_proto::xds::http_protocol_options::http_protocol_options as upstream;
+use mesh_proto::xds::{core, envoy_type, http_protocol_options, pack};
+
+use super::super::wire;
+use crate::model::Protocol;
+
+/// Key of the HTTP options in a cluster.
+const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+/// Limits that are not set do not limit (CP1, CP6, CP7, CP9).
+const UNLIMITED: u32 = u32::MAX;
+
+/// The policy of a port: of the rule, overridden block by block by the subset's, in each the port's own settings replacing the
+/// four blocks that ports have, with nothing inherited.
+pub fn effective(rule: Option<&DestinationRule>, subset: Option<&str>, port: u16) -> TrafficPolicy {
+    let Some(rule) = rule else { return TrafficPolicy::default() };
+    let base = over(TrafficPolicy::default(), rule.traffic_policy.as_ref(), port);
+    let subset = subset.and_then(|name| rule.subsets.iter().find(|subset| subset.name == name));
+    over(base, subset.and_then(|subset| subset.traffic_policy.as_ref()), port)
+}
+
+fn over(mut base: TrafficPolicy, policy: Option<&TrafficPolicy>, port: u16) -> TrafficPolicy {
+    let Some(policy) = policy else { return base };
+    fn replace<T: Clone>(base: &mut Option<T>, value: &Option<T>) {
+        if value.is_some() {
+            base.clone_from(value);
+        }
+    }
+    replace(&mut base.load_balancer, &policy.load_balancer);
+    replace(&mut base.connection_pool, &policy.connection_pool);
+    replace(&mut base.outlier_detection, &policy.outlier_detection);
+    replace(&mut base.tls, &policy.tls);
+    replace(&mut base.tunnel, &policy.tunnel);
+    replace(&mut base.proxy_protocol, &policy.proxy_protocol);
+    replace(&mut base.retry_budget, &policy.retry_budget);
+    let own = policy.port_level_settings.iter();
+    let own = own.filter(|own| own.port.as_ref().is_some_and(|selector| selector.number == u32::from(port)));
+    if let Some(own) = own.into_iter().next() {
+        base.load_balancer.clone_from(&own.load_balancer);
+        base.connection_pool.clone_from(&own.connection_pool);
+        base.outlier_detection.clone_from(&own.outlier_detection);
+        base.tls.clone_from(&own.tls);
+    }
+    base
+}
+
+/// What a cluster speaks to its endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaks {
+    /// Opaque bytes.
+    Tcp,
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// What the client spoke.
+    Downstream,
+}
+
+impl Speaks {
+    /// By the port's protocol and the pool's wishes (CP11, CP12).
+    pub fn of(protocol: Protocol, http: Option<&HttpSettings>, mesh: &MeshConfig) -> Self {
+        let upgrade = match http.and_then(|http| http.h2_upgrade_policy) {
+            None | Some(H2UpgradePolicy::Default) => mesh.h2_upgrade_policy == H2UpgradePolicy::Upgrade,
+            Some(policy) => policy == H2UpgradePolicy::Upgrade,
+        };
+        let follow = http.is_some_and(|http| http.use_client_protocol);
+        match protocol {
+            protocol if protocol.is_http() && follow => Self::Downstream,
+            protocol if protocol.is_http2() => Self::Http2,
+            protocol if protocol.is_http() && upgrade => Self::Http2,
+            protocol if protocol.is_http() => Self::Http1,
+            Protocol::Unknown if upgrade && !follow => Self::Http2,
+            Protocol::Unknown => Self::Downstream,
+            _ => Self::Tcp,
+        }
+    }
+}
+
+/// Writes limits, timeouts and the protocol into a cluster.
+pub fn connection_pool(cluster: &mut Cluster, policy: &TrafficPolicy, speaks: Speaks, mesh: &MeshConfig) {
+    let default = ConnectionPoolSettings::default();
+    let pool = policy.connection_pool.as_ref().unwrap_or(&default);
+    let (tcp, http) = (pool.tcp.clone().unwrap_or_default(), pool.http.clone().unwrap_or_default());
+    cluster.connect_timeout = Some(wire::duration(tcp.connect_timeout.unwrap_or(mesh.connect_timeout).0));
+    let limit = |value: i32| wire::number(u32::try_from(value).ok().filter(|value| *value > 0).unwrap_or(UNLIMITED));
+    let budget = policy.retry_budget.as_ref().map(|budget| circuit_breakers::thresholds::RetryBudget {
+        budget_percent: Some(envoy_type::Percent { value: budget.percent.map_or(20.0, |percent| percent.value) }),
+        min_retry_concurrency: wire::number(budget.min_retry_concurrency.unwrap_or(3)),
+        ..Default::default()
+    });
+    cluster.circuit_breakers = Some(CircuitBreakers {
+        thresholds: vec![circuit_breakers::Thresholds {
+            max_connections: limit(tcp.max_connections),
+            max_pending_requests: limit(http.http1_max_pending_requests),
+            max_requests: limit(http.http2_max_requests),
+            // A budget takes the place of the fixed number.
+            max_retries: if budget.is_some() { None } else { limit(http.max_retries) },
+            retry_budget: budget,
+            track_remaining: true,
+            ..Default::default()
+        }],
+        ..Default::default()
+    });
+    if let Some(keepalive) = tcp.tcp_keepalive.as_ref().or(mesh.tcp_keepalive.as_ref()) {
+        cluster.upstream_connection_options = Some(cluster::UpstreamConnectionOptions {
+            tcp_keepalive: Some(tcp_keepalive(keepalive)),
+            ..Default::default()
+        });
+    }
+    let common = core::HttpProtocolOptions {
+        idle_timeout: http.idle_timeout.map(|timeout| wire::duration(timeout.0)),
+        max_connection_duration: tcp.max_connection_duration.map(|limit| wire::duration(limit.0)),
+        max_requests_per_connection: u32::try_from(http.max_requests_per_connection)
+            .ok()
+            .filter(|limit| *limit > 0)
+            .and_then(wire::number),
+        ..Default::default()
+    };
+    http_options(cluster, speaks, common, &http);
+}
+
+fn http_options(cluster: &mut Cluster, speaks: Speaks, common: core::HttpProtocolOptions, http: &HttpSettings) {
+    let http2 = || core::Http2ProtocolOptions {
+        max_concurrent_streams: u32::try_from(http.max_concurrent_streams)
+            .ok()
+            .filter(|limit| *limit > 0)
+            .and_then(wire::number),
+        connection_keepalive: http.http2_keep_alive.as_ref().map(|keepalive| core::KeepaliveSettings {
+            interval: keepalive.interval.map(|interval| wire::duration(interval.0)),
+            // Envoy requires a timeout; it is the interval unless given.
+            timeout: keepalive.timeout.or(keepalive.interval).map(|timeout| wire::duration(timeout.0)),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let explicit = |config| {
+        upstream::UpstreamProtocolOptions::ExplicitHttpConfig(upstream::ExplicitHttpConfig {
+            protocol_config: Some(config),
+        })
+    };
+    use upstream::explicit_http_config::ProtocolConfig;
+    let options = match speaks {
+        Speaks::Tcp => return,
+        Speaks::Http1 => explicit(ProtocolConfig::HttpProtocolOptions(core::Http1ProtocolOptions::default())),
+        Speaks::Http2 => explicit(ProtocolConfig::Http2ProtocolOptions(http2())),
+        Speaks::Downstream => {
+            upstream::UpstreamProtocolOptions::UseDownstreamProtocolConfig(upstream::UseDownstreamHttpConfig {
+                http_protocol_options: Some(core::Http1ProtocolOptions::default()),
+                http2_protocol_options: Some(http2()),
+                ..Default::default()
+            })
+        }
+    };
+    let empty = common == core::HttpProtocolOptions::default();
+    let message = http_protocol_options::HttpProtocolOptions {
+        common_http_protocol_options: (!empty).then_some(common),
+        upstream_protocol_options: Some(options),
+        ..Default::default()
+    };
+    cluster.typed_extension_protocol_options.insert(HTTP_OPTIONS.to_owned(), pack(&message));
+}
+
+fn tcp_keepalive(raw: &TcpKeepalive) -> core::TcpKeepalive {
+    let seconds = |value: Option<mesh_proto::crd::Duration>| {
+        value.and_then(|value| wire::number(u32::try_from(value.0.as_secs()).unwrap_or(u32::MAX)))
+    };
+    core::TcpKeepalive {
+        keepalive_probes: (raw.probes > 0).then(|| wire::number(raw.probes)).flatten(),
+        keepalive_time: seconds(raw.time),
+        keepalive_interval: seconds(raw.interval),
+    }
+}
+
+/// Writes the algorithm (LB1). True if the client's own destination is kept (PASSTHROUGH).
+pub fn load_balancer(cluster: &mut Cluster, policy: &TrafficPolicy) -> bool {
+    let simple = policy.load_balancer.as_ref().and_then(|balancer| balancer.simple).unwrap_or_default();
+    let algorithm = match simple {
+        SimpleLb::Unspecified | SimpleLb::LeastConn | SimpleLb::LeastRequest => LbPolicy::LeastRequest,
+        SimpleLb::Random => LbPolicy::Random,
+        SimpleLb::RoundRobin => LbPolicy::RoundRobin,
+        SimpleLb::Passthrough => LbPolicy::ClusterProvided,
+    };
+    cluster.lb_policy = algorithm.into();
+    simple == SimpleLb::Passthrough
+}
+
+/// Writes the ejection of failing hosts (OD1–OD7). Source: Istio's `applyOutlierDetection`.
+pub fn outlier_detection(cluster: &mut Cluster, raw: Option<&OutlierDetection>) {
+    let Some(raw) = raw else { return };
+    let positive = |value: i32| u32::try_from(value).ok().filter(|value| *value > 0).and_then(wire::number);
+    // A count of 0 switches a detector off.
+    let enforcing = |count: u32| wire::number(if count > 0 { 100 } else { 0 });
+    let mut detection = cluster::OutlierDetection {
+        interval: raw.interval.map(|interval| wire::duration(interval.0)),
+        base_ejection_time: raw.base_ejection_time.map(|time| wire::duration(time.0)),
+        max_ejection_percent: positive(raw.max_ejection_percent),
+        // Ejection by success rate is Envoy's default, not Istio's.
+        enforcing_success_rate: wire::number(0),
+        ..Default::default()
+    };
+    let legacy = u32::try_from(raw.consecutive_errors).ok().filter(|count| *count > 0);
+    if let Some(count) = raw.consecutive_5xx_errors {
+        detection.consecutive_5xx = wire::number(count);
+        detection.enforcing_consecutive_5xx = enforcing(count);
+    }
+    if let Some(count) = raw.consecutive_gateway_errors.or(legacy) {
+        detection.consecutive_gateway_failure = wire::number(count);
+        detection.enforcing_consecutive_gateway_failure = enforcing(count);
+    }
+    if raw.split_external_local_origin_errors {
+        detection.split_external_local_origin_errors = true;
+        detection.enforcing_local_origin_success_rate = wire::number(0);
+        if let Some(count) = raw.consecutive_local_origin_failures.filter(|count| *count > 0) {
+            detection.consecutive_local_origin_failure = wire::number(count);
+            detection.enforcing_consecutive_local_origin_failure = wire::number(100);
+        }
+    }
+    cluster.outlier_detection = Some(detection);
+    // Few pods stand behind a service: with Envoy's default of 50 a single ejection would bring all of them back.
+    cluster.common_lb_config = Some(CommonLbConfig {
+        healthy_panic_threshold: Some(envoy_type::Percent { value: f64::from(raw.min_health_percent.max(0)) }),
+        ..Default::default()
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use mesh_proto::crd::destination_rule::ClientTlsMode;
+
+    use super::*;
+
+    #[test]
+    fn ports_replace_and_subsets_override_block_by_block() {
+        let rule: DestinationRule = yaml_serde::from_str(
+            "
+host: a
+trafficPolicy:
+  loadBalancer: {simple: RANDOM}
+  tls: {mode: SIMPLE}
+  outlierDetection: {}
+  portLevelSettings: [{port: {number: 81}, loadBalancer: {simple: ROUND_ROBIN}}]
+subsets:
+- {name: plain}
+- {name: own, trafficPolicy: {tls: {mode: DISABLE}, portLevelSettings: [{port: {number: 82}, outlierDetection: {}}]}}",
+        )
+        .unwrap();
+        use ClientTlsMode::{Disable, Simple};
+        let (random, robin) = (Some(SimpleLb::Random), Some(SimpleLb::RoundRobin));
+        for (subset, port, balancer, tls, outlier) in [
+            (None, 80, random, Some(Simple), true),
+            (None, 81, robin, None, false),
+            (Some("plain"), 80, random, Some(Simple), true),
+            (Some("plain"), 81, robin, None, false),
+            (Some("own"), 80, random, Some(Disable), true),
+            (Some("own"), 81, robin, Some(Disable), false),
+            (Some("own"), 82, None, None, true),
+            (Some("missing"), 80, random, Some(Simple), true),
+        ] {
+            let policy = effective(Some(&rule), subset, port);
+            let found = (
+                policy.load_balancer.and_then(|balancer| balancer.simple),
+                policy.tls.map(|tls| tls.mode),
+                policy.outlier_detection.is_some(),
+            );
+            assert_eq!(found, (balancer, tls, outlier), "{subset:?} {port}");
+        }
+    }
+
+    #[test]
+    fn clusters_speak_what_ports_and_pools_say() {
+        let settings = |yaml: &str| yaml_serde::from_str::<HttpSettings>(yaml).unwrap();
+        let upgrade = MeshConfig { h2_upgrade_policy: H2UpgradePolicy::Upgrade, ..Default::default() };
+        for (protocol, http, mesh, expected) in [
+            (Protocol::Http, "{}", MeshConfig::default(), Speaks::Http1),
+            (Protocol::Grpc, "{}", MeshConfig::default(), Speaks::Http2),
+            (Protocol::Unknown, "{}", MeshConfig::default(), Speaks::Downstream),
+            (Protocol::Tcp, "{h2UpgradePolicy: UPGRADE}", MeshConfig::default(), Speaks::Tcp),
+            (Protocol::Http, "{h2UpgradePolicy: UPGRADE}", MeshConfig::default(), Speaks::Http2),
+            (Protocol::Http, "{}", upgrade.clone(), Speaks::Http2),
+            (Protocol::Http, "{h2UpgradePolicy: DO_NOT_UPGRADE}", upgrade, Speaks::Http1),
+            (Protocol::Http, "{useClientProtocol: true}", MeshConfig::default(), Speaks::Downstream),
+        ] {
+            assert_eq!(Speaks::of(protocol, Some(&settings(http)), &mesh), expected, "{protocol:?} {http}");
+        }
+    }
+}
