@@ -74,8 +74,10 @@ fn version_2(bytes: &[u8]) -> Parsed {
             Some((SocketAddr::new(ip(0)?.into(), port(8)?), SocketAddr::new(ip(4)?.into(), port(10)?)))
         })(),
         (1, 0x21) => (|| {
+            // Policies name IPv4 addresses as such, however a load balancer writes them.
             let ip = |at: usize| <[u8; 16]>::try_from(body.get(at..at + 16)?).ok().map(Ipv6Addr::from);
-            Some((SocketAddr::new(ip(0)?.into(), port(32)?), SocketAddr::new(ip(16)?.into(), port(34)?)))
+            let canonical = |ip: Ipv6Addr| IpAddr::from(ip).to_canonical();
+            Some((SocketAddr::new(canonical(ip(0)?), port(32)?), SocketAddr::new(canonical(ip(16)?), port(34)?)))
         })(),
         (1, _) => return Parsed::Header(length, None),
         _ => return Parsed::Malformed,

@@ -3,6 +3,7 @@
 //! normalize → route → policy → (redirect | direct response | forward) → account. `forward` is the part that talks to endpoints.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -111,6 +112,8 @@ pub(super) struct Exchange {
     pub(super) version: Version,
     pub(super) upgrade: Option<String>,
     pub(super) grpc: bool,
+    /// The client as trusted headers tell.
+    client: IpAddr,
 }
 
 impl Exchange {
@@ -392,7 +395,7 @@ fn prepare(
     finish.record.grpc = grpc;
     finish.record.head_bytes.0 = head_size(&parts.headers);
     headers::strip_hop_by_hop(&mut parts.headers);
-    headers::forwarded(&mut parts.headers, &place.conn, &chain.forwarded, scheme);
+    let client = headers::forwarded(&mut parts.headers, &place.conn, &chain.forwarded, scheme);
     headers::client_certificate(&mut parts.headers, &place.conn, &chain.forwarded);
     if chain.generate_request_id {
         let random = u128::from(worker.random()) << 64 | u128::from(worker.random());
@@ -406,7 +409,7 @@ fn prepare(
         parts.headers.remove(names::PEER_METADATA_ID);
         finish.record.source_peer = told.and_then(|value| Peer::decode(value.as_bytes())).map(Arc::new);
     }
-    Ok(Exchange { worker, place, chain, snapshot, parts, authority, scheme, version, upgrade, grpc })
+    Ok(Exchange { worker, place, chain, snapshot, parts, authority, scheme, version, upgrade, grpc, client })
 }
 
 /// The one authority of a request: absolute form or `:authority` first (RFC 9112, section 3.2.2), then `Host`, of which there is one.
@@ -454,7 +457,7 @@ fn head_size(headers: &HeaderMap) -> u64 {
 fn authorize(exchange: &Exchange, selected: Option<(&VirtualHost, &Arc<Route>)>) -> Result<(), Error> {
     let head = exchange.head();
     let conn = &exchange.place.conn;
-    let view = AuthzView { head: Some(&head), conn, remote: conn.peer_ip() };
+    let view = AuthzView { head: Some(&head), conn, remote: exchange.client };
     let check = |rbac: &crate::policy::authz::Rbac| match rbac.check(&view) {
         Verdict::Allow => Ok(()),
         Verdict::Deny(detail) => Err(Error::Denied(detail)),

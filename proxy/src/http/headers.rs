@@ -56,21 +56,13 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 /// Source: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_conn_man/headers#x-forwarded-for>.
 pub fn forwarded(headers: &mut HeaderMap, conn: &ConnInfo, settings: &Forwarded, scheme: &'static str) -> IpAddr {
     let peer = conn.peer_ip();
-    let listed = last_addresses(headers);
-    let trusted = settings.trusted_hops as usize;
-    let client = if settings.use_remote_address {
-        match trusted {
-            0 => peer,
-            hops => listed.iter().rev().nth(hops - 1).copied().unwrap_or(peer),
-        }
-    } else {
-        listed.iter().rev().nth(trusted).copied().unwrap_or(peer)
-    };
+    let client = client(&listed(headers), peer, settings);
+    let alone = !headers.contains_key(XFF);
     if settings.use_remote_address {
         if !settings.skip_append {
             append(headers, XFF, &peer.to_string());
         }
-        let internal = is_private(client) && listed.is_empty();
+        let internal = is_private(client) && alone;
         if !internal {
             let reserved: Vec<HeaderName> = headers
                 .keys()
@@ -89,7 +81,7 @@ pub fn forwarded(headers: &mut HeaderMap, conn: &ConnInfo, settings: &Forwarded,
         } else {
             headers.insert(names::INTERNAL, HeaderValue::from_static("true"));
         }
-        if trusted == 0 || !headers.contains_key(XFP) {
+        if settings.trusted_hops == 0 || !headers.contains_key(XFP) {
             headers.insert(XFP, HeaderValue::from_static(scheme));
         }
     } else if !headers.contains_key(XFP) {
@@ -98,14 +90,23 @@ pub fn forwarded(headers: &mut HeaderMap, conn: &ConnInfo, settings: &Forwarded,
     client
 }
 
-fn last_addresses(headers: &HeaderMap) -> Vec<IpAddr> {
-    headers
-        .get_all(XFF)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|address| address.trim().parse().ok())
-        .collect()
+/// All entries of `x-forwarded-for`, in order.
+fn listed(headers: &HeaderMap) -> Vec<String> {
+    let lines = headers.get_all(XFF).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+    lines.flat_map(|line| line.split(',').map(|entry| entry.trim().to_owned()).collect::<Vec<_>>()).collect()
+}
+
+/// The client by the entry that the trusted proxies before us put there, counted from the end. An entry that is no address still
+/// counts: to skip it would trust one that the client wrote.
+fn client(listed: &[String], peer: IpAddr, settings: &Forwarded) -> IpAddr {
+    let hops = settings.trusted_hops as usize;
+    let at = match (settings.use_remote_address, hops) {
+        (true, 0) => return peer,
+        (true, hops) => hops - 1,
+        (false, hops) => hops,
+    };
+    let told = listed.iter().rev().nth(at).and_then(|entry| entry.parse::<IpAddr>().ok());
+    told.map_or(peer, |address| address.to_canonical())
 }
 
 fn is_private(address: IpAddr) -> bool {
@@ -228,6 +229,33 @@ mod tests {
             append(&mut headers, XFF, "9.9.9.9");
             let lines: Vec<_> = headers.get_all(XFF).iter().collect();
             assert_eq!(lines, [expected]);
+        }
+    }
+
+    #[test]
+    fn the_client_is_who_trusted_proxies_say() {
+        for (edge, hops, lines, expected) in [
+            (true, 0, &["1.1.1.1"][..], "9.9.9.9"),
+            (true, 1, &["1.1.1.1"], "1.1.1.1"),
+            (true, 1, &["6.6.6.6, 1.1.1.1"], "1.1.1.1"),
+            (true, 1, &["6.6.6.6", "1.1.1.1"], "1.1.1.1"),
+            (true, 2, &["6.6.6.6, 1.1.1.1, 2.2.2.2"], "1.1.1.1"),
+            (true, 2, &["1.1.1.1"], "9.9.9.9"),
+            // A port makes the entry unreadable, and the one before it is the client's own invention.
+            (true, 1, &["6.6.6.6, 1.1.1.1:5000"], "9.9.9.9"),
+            (true, 2, &["6.6.6.6, 1.1.1.1, "], "1.1.1.1"),
+            (true, 1, &["::ffff:1.1.1.1"], "1.1.1.1"),
+            (false, 0, &["6.6.6.6, 1.1.1.1"], "1.1.1.1"),
+            (false, 1, &["6.6.6.6, 1.1.1.1"], "6.6.6.6"),
+            (false, 0, &[], "9.9.9.9"),
+        ] {
+            let settings = Forwarded { use_remote_address: edge, trusted_hops: hops, ..Forwarded::default() };
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(XFF, HeaderValue::from_static(line));
+            }
+            let peer = "9.9.9.9".parse().unwrap();
+            assert_eq!(client(&listed(&headers), peer, &settings).to_string(), expected, "{edge} {hops} {lines:?}");
         }
     }
 

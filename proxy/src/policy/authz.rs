@@ -99,7 +99,9 @@ pub enum Verdict {
 impl Rbac {
     /// Decides about one request or connection.
     pub fn check(&self, view: &AuthzView<'_>) -> Verdict {
-        let matched = self.policies.iter().find(|policy| policy.matches(view));
+        // What is not clear counts against the client: it is denied, or not allowed.
+        let doubt = self.action == RbacAction::Deny;
+        let matched = self.policies.iter().find(|policy| policy.matches(view, doubt));
         match (self.action, matched) {
             (RbacAction::Allow, Some(_)) | (RbacAction::Deny, None) => Verdict::Allow,
             (RbacAction::Allow, None) => Verdict::Deny(Cow::Borrowed("rbac_access_denied_matched_policy[none]")),
@@ -111,19 +113,21 @@ impl Rbac {
 }
 
 impl RbacPolicy {
-    fn matches(&self, view: &AuthzView<'_>) -> bool {
-        self.permissions.iter().any(|rule| rule.holds(view)) && self.principals.iter().any(|rule| rule.holds(view))
+    fn matches(&self, view: &AuthzView<'_>, doubt: bool) -> bool {
+        let any = |rules: &[Rule]| rules.iter().any(|rule| rule.holds(view, doubt));
+        any(&self.permissions) && any(&self.principals)
     }
 }
 
 impl Rule {
-    fn holds(&self, view: &AuthzView<'_>) -> bool {
+    /// `doubt` is the answer where a header is repeated with values that disagree.
+    fn holds(&self, view: &AuthzView<'_>, doubt: bool) -> bool {
         match self {
             Self::Any => true,
-            Self::All(rules) => rules.iter().all(|rule| rule.holds(view)),
-            Self::Either(rules) => rules.iter().any(|rule| rule.holds(view)),
-            Self::Not(rule) => !rule.holds(view),
-            Self::Header(header) => view.head.is_some_and(|head| header.matches(head)),
+            Self::All(rules) => rules.iter().all(|rule| rule.holds(view, doubt)),
+            Self::Either(rules) => rules.iter().any(|rule| rule.holds(view, doubt)),
+            Self::Not(rule) => !rule.holds(view, !doubt),
+            Self::Header(header) => view.head.is_some_and(|head| header.matches_every(head).unwrap_or(doubt)),
             Self::Path(path) => view.head.is_some_and(|head| path.matches(head.path())),
             Self::ServerName(name) => name.matches(view.conn.server_name.as_deref().unwrap_or("")),
             Self::DestinationIp(range) => range.contains(&view.conn.local.ip()),
@@ -144,5 +148,77 @@ fn authenticated(conn: &ConnInfo, wanted: Option<&StringMatcher>) -> bool {
         peer.dns_sans.iter().any(|san| wanted.matches(san))
     } else {
         wanted.matches(&peer.subject)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use http::{HeaderMap, HeaderName, HeaderValue, Method};
+
+    use super::*;
+    use crate::listener::Direction;
+    use crate::route::matcher::HeaderTest;
+
+    fn decide(action: RbacAction, permission: Rule, values: &[&'static str]) -> bool {
+        let rbac = Rbac {
+            action,
+            policies: vec![RbacPolicy { name: "p".into(), permissions: vec![permission], principals: vec![Rule::Any] }],
+        };
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(HeaderName::from_static("x-role"), HeaderValue::from_static(value));
+        }
+        let head = RequestHead {
+            method: &Method::GET,
+            path_and_query: "/",
+            authority: "a",
+            scheme: "http",
+            headers: &headers,
+        };
+        let address = "192.0.2.1:1".parse().unwrap();
+        let conn = ConnInfo {
+            id: 0,
+            listener: "l".into(),
+            direction: Direction::Inbound,
+            direct_peer: address,
+            peer: address,
+            local: address,
+            local_restored: false,
+            tls: None,
+            server_name: None,
+        };
+        rbac.check(&AuthzView { head: Some(&head), conn: &conn, remote: address.ip() }) == Verdict::Allow
+    }
+
+    fn role(text: &str, invert: bool) -> Rule {
+        let text = StringMatcher::Exact { text: text.to_owned(), ignore_case: false };
+        Rule::Header(HeaderMatcher::new("x-role", HeaderTest::Text(text), invert, false).unwrap())
+    }
+
+    #[test]
+    fn a_repeated_header_gets_nobody_past_a_policy() {
+        use RbacAction::{Allow, Deny};
+        let not = |rule| Rule::Not(Box::new(rule));
+        for (action, rule, values, passes) in [
+            (Deny, role("guest", false), &["guest"][..], false),
+            (Deny, role("guest", false), &["admin"], true),
+            (Deny, role("guest", false), &["guest", "x"], false),
+            (Deny, role("guest", false), &["x", "guest"], false),
+            (Deny, role("x,guest", false), &["x", "guest"], false),
+            (Deny, not(role("admin", false)), &["admin", "x"], false),
+            (Deny, role("admin", true), &["admin", "x"], false),
+            (Deny, role("guest", false), &[], true),
+            (Allow, role("admin", false), &["admin"], true),
+            (Allow, role("admin", false), &["admin", "admin"], false),
+            (Allow, role("admin", false), &["admin", "guest"], false),
+            (Allow, role("admin", false), &["guest", "admin"], false),
+            (Allow, not(role("guest", false)), &["admin", "guest"], false),
+            (Allow, not(role("guest", false)), &["admin", "user"], true),
+            (Allow, role("admin", false), &[], false),
+        ] {
+            let described = format!("{action:?} {rule:?} {values:?}");
+            assert_eq!(decide(action, rule, values), passes, "{described}");
+        }
     }
 }

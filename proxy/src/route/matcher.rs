@@ -179,25 +179,39 @@ impl HeaderMatcher {
         Ok(Self { key: HeaderKey::parse(name)?, test, invert, missing_is_empty })
     }
 
-    /// True if the request has what is wanted. An absent header matches no text, inverted or not, unless it counts as empty.
+    /// True if the request has what is wanted.
     pub fn matches(&self, head: &RequestHead<'_>) -> bool {
-        self.key.with(head, |value| {
-            if let HeaderTest::Present(wanted) = self.test {
-                return (value.is_some() == wanted) != self.invert;
-            }
-            let value = match value {
-                Some(value) => value,
-                None if self.missing_is_empty => "",
-                // Envoy: an inverted matcher of an absent header matches (the header is indeed not so).
-                None => return self.invert,
-            };
-            let found = match &self.test {
-                HeaderTest::Text(text) => text.matches(value),
-                HeaderTest::Range(range) => value.trim().parse().is_ok_and(|number| range.contains(&number)),
-                HeaderTest::Present(_) => true,
-            };
-            found != self.invert
-        })
+        self.key.with(head, |value| self.matches_value(value))
+    }
+
+    /// As [`HeaderMatcher::matches`], for access decisions: each line of the header counts, and all of them joined.
+    /// `None` if they disagree, so that nobody gets past a policy by sending a header twice (CVE-2026-26308 of Envoy).
+    pub fn matches_every(&self, head: &RequestHead<'_>) -> Option<bool> {
+        let joined = self.matches(head);
+        let HeaderKey::Header(name) = &self.key else { return Some(joined) };
+        let agree = head.headers.get_all(name).iter().all(|value| {
+            let text = String::from_utf8_lossy(value.as_bytes());
+            self.matches_value(Some(&text)) == joined
+        });
+        agree.then_some(joined)
+    }
+
+    fn matches_value(&self, value: Option<&str>) -> bool {
+        if let HeaderTest::Present(wanted) = self.test {
+            return (value.is_some() == wanted) != self.invert;
+        }
+        let value = match value {
+            Some(value) => value,
+            None if self.missing_is_empty => "",
+            // Envoy: an inverted matcher of an absent header matches (the header is indeed not so).
+            None => return self.invert,
+        };
+        let found = match &self.test {
+            HeaderTest::Text(text) => text.matches(value),
+            HeaderTest::Range(range) => value.trim().parse().is_ok_and(|number| range.contains(&number)),
+            HeaderTest::Present(_) => true,
+        };
+        found != self.invert
     }
 }
 
