@@ -17,13 +17,18 @@
 //!
 //! [`identity`] makes a key and has it signed; [`tls`] serves and verifies with it. A private key never leaves the process.
 
+pub mod admin;
+pub mod app;
+pub mod args;
 pub mod balance;
+pub mod bootstrap;
 pub mod connect;
 pub mod detect;
 pub mod drain;
 pub mod http;
 pub mod identity;
 pub mod listener;
+pub mod logging;
 pub mod policy;
 pub mod redirect;
 pub mod route;

@@ -25,6 +25,8 @@ pub struct ClusterConfig {
     pub discovery: Discovery,
     /// How one is chosen.
     pub algorithm: Algorithm,
+    /// Localities have weights of their own (`locality_weighted_lb_config`).
+    pub locality_weighted: bool,
     /// Share of healthy endpoints below which health is ignored, percent; 0 never.
     pub panic_threshold: u32,
     /// Longest time to connect, TLS included.
@@ -172,9 +174,54 @@ pub struct Usage {
     pub overflows: AtomicU64,
     /// Endpoints ejected so far.
     pub ejections: AtomicU64,
+    /// Requests that have ended.
+    pub requests: AtomicU64,
+    /// Of these, by class of status: 1xx to 5xx.
+    pub classes: [AtomicU64; 5],
+    /// Of these, those whose time was up.
+    pub timeouts: AtomicU64,
+    /// Tries beside the first.
+    pub retries: AtomicU64,
+    /// Connections made or tried.
+    pub connections: AtomicU64,
+    /// Of these, those that failed.
+    pub connect_failures: AtomicU64,
+}
+
+/// A request that has ended, as a cluster counts it.
+#[derive(Debug, Clone, Copy)]
+pub struct Ended {
+    /// Status for the client; 0 if none was sent.
+    pub status: u16,
+    /// Tries made.
+    pub attempts: u32,
+    /// Its time was up.
+    pub timed_out: bool,
 }
 
 impl Usage {
+    /// Counts a request.
+    pub fn ended(&self, ended: Ended) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        if let Some(class) = usize::from(ended.status / 100).checked_sub(1).and_then(|class| self.classes.get(class)) {
+            class.fetch_add(1, Ordering::Relaxed);
+        }
+        if ended.timed_out {
+            self.timeouts.fetch_add(1, Ordering::Relaxed);
+        }
+        if ended.attempts > 1 {
+            self.retries.fetch_add(u64::from(ended.attempts) - 1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a connection.
+    pub fn dialed(&self, failed: bool) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        if failed {
+            self.connect_failures.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// How much of a resource is in use.
     pub fn count(&self, resource: Resource) -> u32 {
         self.counts[resource as usize].load(Ordering::Relaxed)
@@ -232,7 +279,10 @@ impl Cluster {
             before.iter().map(|endpoint| (&endpoint.spec.address, &endpoint.live)).collect();
         let endpoints = specs
             .into_iter()
-            .map(|spec| {
+            .map(|mut spec| {
+                if let Some(weight) = spec.locality_weight.filter(|_| self.config.locality_weighted) {
+                    spec.weight = weight;
+                }
                 let live = known.get(&spec.address).map_or_else(|| Arc::new(Live::default()), |live| (*live).clone());
                 Arc::new(Endpoint { transport: self.transport_of(&spec), spec, live })
             })
@@ -277,6 +327,7 @@ impl Cluster {
 
     /// Tells outlier detection how a request went.
     pub fn observe(&self, endpoint: &Endpoint, seen: Observation) {
+        endpoint.live.count(seen);
         let Some(config) = &self.config.outlier else { return };
         if !endpoint.live.outlier.observe(config, seen) {
             return;

@@ -4,14 +4,16 @@ use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::cluster::{Cluster, Discovery, DnsFamily};
 use super::endpoint::{Address, EndpointSpec};
 
 /// Wait after a lookup that failed.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Resolves the names of `specs` again and again for as long as the cluster lives.
-pub async fn resolve(cluster: Weak<Cluster>, specs: Vec<EndpointSpec>) {
+/// Resolves the names of `specs` again and again for as long as the cluster lives; `told` hears of every change.
+pub async fn resolve(cluster: Weak<Cluster>, specs: Vec<EndpointSpec>, told: Arc<Notify>) {
     let mut last: Option<Vec<(Address, u32)>> = None;
     loop {
         let Some(family) = cluster.upgrade().map(|cluster| cluster.config.dns_family) else { return };
@@ -27,10 +29,12 @@ pub async fn resolve(cluster: Weak<Cluster>, specs: Vec<EndpointSpec>) {
             if last.as_ref() != Some(&key) {
                 last = Some(key);
                 cluster.apply(found);
+                told.notify_one();
             }
         } else if !cluster.is_warm() {
             // Unknown names must not hold up the rest of the configuration.
             cluster.apply(Vec::new());
+            told.notify_one();
         }
         let wait = if complete { cluster.config.dns_refresh } else { RETRY };
         drop(cluster);

@@ -4,10 +4,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::cluster::Transport;
-use super::outlier::OutlierState;
+use super::outlier::{Observation, OutlierState};
 use crate::Name;
 use crate::telemetry::peer::Peer;
 
@@ -41,6 +41,8 @@ pub struct EndpointSpec {
     pub hostname: Option<Name>,
     /// Share, at least 1.
     pub weight: u32,
+    /// Share in clusters that weigh localities: the locality's weight, divided among its endpoints.
+    pub locality_weight: Option<u32>,
     /// 0 is the highest; lower ones take what higher ones cannot.
     pub priority: u32,
     /// False if configuration says it is unhealthy or draining.
@@ -69,6 +71,30 @@ pub struct Live {
     pub active: AtomicU32,
     /// Failures and ejection.
     pub outlier: OutlierState,
+    /// Requests or connections so far.
+    pub total: AtomicU64,
+    /// Of these, those that failed.
+    pub failed: AtomicU64,
+    /// Of these, those that found no connection.
+    pub connect_failures: AtomicU64,
+}
+
+impl Live {
+    /// Counts how a request or connection went.
+    pub(super) fn count(&self, seen: Observation) {
+        self.total.fetch_add(1, Ordering::Relaxed);
+        match seen {
+            Observation::Status(status) if status < 500 => {}
+            Observation::Connected => {}
+            Observation::Status(_) => {
+                self.failed.fetch_add(1, Ordering::Relaxed);
+            }
+            Observation::LocalFailure => {
+                self.failed.fetch_add(1, Ordering::Relaxed);
+                self.connect_failures.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
 }
 
 /// The endpoints of a cluster at one moment.

@@ -137,6 +137,7 @@ impl Cluster {
                 address: Address::Ip(address),
                 hostname: None,
                 weight: 1,
+                locality_weight: None,
                 priority: 0,
                 healthy: true,
                 transport_labels: Vec::new(),

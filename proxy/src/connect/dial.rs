@@ -49,7 +49,10 @@ pub struct Raw {
 /// A stream to the endpoint, TLS included, within the connect timeout.
 pub async fn raw(cluster: &Cluster, endpoint: &Endpoint, host: Option<&str>, alpn: AlpnUse) -> Result<Raw, Error> {
     let connecting = connect(cluster, endpoint, host, alpn);
-    timeout(cluster.config.connect_timeout, connecting).await.map_err(|_| Error::ConnectTimeout)?
+    let connected = timeout(cluster.config.connect_timeout, connecting).await.map_err(|_| Error::ConnectTimeout);
+    let connected = connected.flatten();
+    cluster.usage.dialed(connected.is_err());
+    connected
 }
 
 async fn connect(cluster: &Cluster, endpoint: &Endpoint, host: Option<&str>, alpn: AlpnUse) -> Result<Raw, Error> {

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::listener::chain::Seen;
-use crate::listener::{Detect, Transport};
+use crate::listener::{Detect, Ports, Transport};
 use proxy_protocol::Addresses;
 
 /// The most that is read before a decision.
@@ -37,16 +37,20 @@ pub struct Detected {
 /// Looks at a connection as `detect` asks.
 pub async fn detect(stream: &mut TcpStream, detect: &Detect, port: u16) -> io::Result<Detected> {
     let mut found = Detected::default();
-    let disabled = detect.disabled_ports.iter().any(|ports| ports.contains(&port));
-    if disabled || !(detect.proxy_protocol || detect.tls || detect.http) {
+    let within = |ports: &Ports| ports.iter().any(|ports| ports.contains(&port));
+    let look_for = LookFor {
+        tls: detect.tls && !within(&detect.tls_disabled),
+        http: detect.http && !within(&detect.http_disabled),
+    };
+    if !(detect.proxy_protocol || look_for.tls || look_for.http) {
         return Ok(found);
     }
     let look = async {
         if detect.proxy_protocol {
             read_proxy_header(stream, &mut found).await?;
         }
-        if detect.tls || detect.http {
-            read_first_bytes(stream, detect, &mut found).await?;
+        if look_for.tls || look_for.http {
+            read_first_bytes(stream, look_for, &mut found).await?;
         }
         io::Result::Ok(())
     };
@@ -77,10 +81,17 @@ async fn read_proxy_header(stream: &mut TcpStream, found: &mut Detected) -> io::
     }
 }
 
-async fn read_first_bytes(stream: &mut TcpStream, detect: &Detect, found: &mut Detected) -> io::Result<()> {
+#[derive(Clone, Copy)]
+struct LookFor {
+    tls: bool,
+    http: bool,
+}
+
+async fn read_first_bytes(stream: &mut TcpStream, look_for: LookFor, found: &mut Detected) -> io::Result<()> {
     loop {
         if !found.prefix.is_empty() {
-            match tls_hello::parse(&found.prefix) {
+            let hello = if look_for.tls { tls_hello::parse(&found.prefix) } else { tls_hello::Parsed::NotTls };
+            match hello {
                 tls_hello::Parsed::Hello(hello) => {
                     found.seen.transport = Some(Transport::Tls);
                     found.seen.server_name = hello.server_name.map(Into::into);
@@ -90,7 +101,7 @@ async fn read_first_bytes(stream: &mut TcpStream, detect: &Detect, found: &mut D
                 tls_hello::Parsed::More if found.prefix.len() < MAX_BYTES => {}
                 tls_hello::Parsed::More | tls_hello::Parsed::NotTls => {
                     found.seen.transport = Some(Transport::RawBuffer);
-                    if !detect.http {
+                    if !look_for.http {
                         return Ok(());
                     }
                     match http(&found.prefix) {

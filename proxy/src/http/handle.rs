@@ -20,6 +20,7 @@ use super::forward;
 use super::normalize::{self, Path};
 use super::serve::{Active, Activity};
 use super::{HttpChain, RouteSource, ServerHeader, StripPort, Underscores, headers};
+use crate::balance::cluster::Ended;
 use crate::drain::Phase;
 use crate::listener::ChainProtocol;
 use crate::listener::accept::Place;
@@ -76,6 +77,13 @@ impl Finish {
         if let Some(progress) = &self.progress {
             self.record.bytes_received = progress.received.get();
             self.record.grpc_messages.0 = progress.messages.count();
+        }
+        if let Some(cluster) = &self.record.cluster {
+            cluster.usage.ended(Ended {
+                status: self.record.status,
+                attempts: self.record.attempts,
+                timed_out: self.record.flags.has(Flags::UT),
+            });
         }
         self.worker.metrics.http(&self.record);
         for log in &self.logs {

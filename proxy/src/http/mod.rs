@@ -66,6 +66,8 @@ pub struct HttpChain {
     pub stream_window: Option<u32>,
     /// HTTP/2 receive window of the connection, bytes.
     pub connection_window: Option<u32>,
+    /// HTTP/2 keep-alive: interval, timeout.
+    pub http2_keepalive: Option<(Duration, Duration)>,
     /// Largest request head, bytes.
     pub max_head_bytes: u32,
     /// Most header fields of a request; Envoy's default is 100.
@@ -80,8 +82,6 @@ pub struct HttpChain {
     pub preserve_external_request_id: bool,
     /// Add `via` of this name.
     pub via: Option<String>,
-    /// Time between the two GOAWAYs of a drain (`drain_timeout`), 5 s by default.
-    pub drain_timeout: Duration,
     /// Removes the port of `Host` before routing.
     pub strip_port: StripPort,
 }
@@ -183,8 +183,6 @@ pub struct ClientCertDetails {
     pub subject: bool,
     /// `Cert`.
     pub cert: bool,
-    /// `Chain`.
-    pub chain: bool,
     /// `DNS`.
     pub dns: bool,
     /// `URI`.

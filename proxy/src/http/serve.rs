@@ -150,6 +150,9 @@ fn builder(http: &HttpChain, codec: Codec) -> auto::Builder<LocalExecutor> {
         .initial_connection_window_size(http.connection_window.unwrap_or(WINDOWS.1))
         .max_header_list_size(head_bytes)
         .enable_connect_protocol();
+    if let Some((interval, patience)) = http.http2_keepalive {
+        builder.http2().keep_alive_interval(interval).keep_alive_timeout(patience);
+    }
     match codec {
         Codec::Auto => builder,
         Codec::Http1 => builder.http1_only(),

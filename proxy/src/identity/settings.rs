@@ -115,7 +115,7 @@ impl Root {
     }
 
     /// These roots.
-    pub(super) fn trust(&self) -> Result<Trust, IdentityError> {
+    pub(crate) fn trust(&self) -> Result<Trust, IdentityError> {
         let text = self.read()?;
         Trust::from_pem(&text).map_err(|error| IdentityError::Settings(format!("root of the authority: {error}")))
     }
@@ -157,7 +157,7 @@ impl std::fmt::Debug for Token {
 }
 
 impl Token {
-    pub(super) fn read(&self) -> Result<Option<String>, IdentityError> {
+    pub(crate) fn read(&self) -> Result<Option<String>, IdentityError> {
         let token = match self {
             Self::None => return Ok(None),
             Self::Text(text) => text.trim().to_owned(),

@@ -5,12 +5,13 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::{ChainProtocol, ConnInfo, FilterChain, Listener, socket};
+use super::{ChainProtocol, ConnInfo, FilterChain, Listener, ListenerStats, socket};
 use crate::Name;
 use crate::detect::{self, prefixed::Prefixed};
 use crate::drain::Phase;
@@ -101,6 +102,7 @@ async fn connection(worker: Rc<Worker>, name: Name, mut stream: TcpStream, peer:
     };
     let listener = listener.clone();
     drop(snapshot);
+    let _open = Open::new(&listener);
     let detected = detect::detect(&mut stream, &listener.detect, local.port()).await?;
     let mut conn = ConnInfo {
         id: worker.next_id(),
@@ -123,6 +125,7 @@ async fn connection(worker: Rc<Worker>, name: Name, mut stream: TcpStream, peer:
         let mut record = Record::begin(Rc::new(conn), None);
         record.flags.set(crate::telemetry::record::Flags::NR);
         record.details = Some("filter_chain_not_found".into());
+        listener.stats.no_chain.fetch_add(1, Ordering::Relaxed);
         for log in &listener.access_logs {
             log.write(&record);
         }
@@ -156,12 +159,30 @@ async fn connection(worker: Rc<Worker>, name: Name, mut stream: TcpStream, peer:
     }
 }
 
+/// Counts a connection of a listener for as long as it lives.
+struct Open(Arc<ListenerStats>);
+
+impl Open {
+    fn new(listener: &Listener) -> Self {
+        listener.stats.total.fetch_add(1, Ordering::Relaxed);
+        listener.stats.active.fetch_add(1, Ordering::Relaxed);
+        Self(listener.stats.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 fn take_info(conn: &mut ConnInfo, info: TlsInfo) {
     conn.server_name = info.server_name.clone().or_else(|| conn.server_name.take());
     conn.tls = Some(Arc::new(info));
 }
 
 fn tls_failed(conn: &ConnInfo, listener: &Listener, reason: &str) {
+    listener.stats.tls_errors.fetch_add(1, Ordering::Relaxed);
     tracing::debug!(listener = &*listener.name, peer = %conn.direct_peer, reason, "TLS handshake failed");
 }
 

@@ -53,9 +53,14 @@ impl Listener {
         candidates.first().copied().or(self.default_chain.as_ref())
     }
 
+    /// All chains, the default one last.
+    pub fn all_chains(&self) -> impl Iterator<Item = &Arc<FilterChain>> {
+        self.chains.iter().chain(&self.default_chain)
+    }
+
     /// The chain of this name, in a newer version of the listener.
     pub fn chain_named(&self, name: &str) -> Option<&Arc<FilterChain>> {
-        self.chains.iter().chain(&self.default_chain).find(|chain| *chain.name == *name)
+        self.all_chains().find(|chain| *chain.name == *name)
     }
 }
 

@@ -10,6 +10,7 @@ pub mod socket;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -44,11 +45,25 @@ pub struct Listener {
     pub access_logs: Vec<Arc<AccessLog>>,
     /// `tcp_backlog_size`; the system's default when absent.
     pub backlog: Option<u32>,
-    /// Connections beyond this are closed at once; none when absent.
-    pub max_connections: Option<u32>,
-    /// Read buffer limit in bytes (`per_connection_buffer_limit_bytes`).
-    pub buffer_limit: Option<u32>,
+    /// What is counted of its connections, shared by successive configurations of the same name.
+    pub stats: Arc<ListenerStats>,
 }
+
+/// Connections of a listener: Envoy's `listener.*.downstream_cx_*`.
+#[derive(Debug, Default)]
+pub struct ListenerStats {
+    /// Accepted so far.
+    pub total: AtomicU64,
+    /// Open now.
+    pub active: AtomicU64,
+    /// Taken by no filter chain.
+    pub no_chain: AtomicU64,
+    /// Whose TLS handshake failed.
+    pub tls_errors: AtomicU64,
+}
+
+/// Ranges of ports.
+pub type Ports = Vec<std::ops::RangeInclusive<u16>>;
 
 /// An address to listen on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -87,8 +102,10 @@ pub struct Detect {
     pub timeout: Option<Duration>,
     /// At the time-out go on as opaque (true) or close (false).
     pub continue_on_timeout: bool,
-    /// Destination ports on which nothing is looked at (`filter_disabled`), such as server-first ones.
-    pub disabled_ports: Vec<std::ops::RangeInclusive<u16>>,
+    /// Destination ports on which TLS is not looked for (`filter_disabled`), such as server-first ones.
+    pub tls_disabled: Ports,
+    /// Destination ports on which HTTP is not looked for.
+    pub http_disabled: Ports,
 }
 
 /// One filter chain: who it is for and what is done.

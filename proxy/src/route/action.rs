@@ -46,6 +46,8 @@ pub struct Forward {
     pub append_forwarded_host: bool,
     /// Upgrades allowed or forbidden here, by lower-case name; others as the chain says.
     pub upgrades: Vec<(String, bool)>,
+    /// CONNECT ends here: its payload goes to the endpoint as plain bytes (`connect_config`).
+    pub terminate_connect: bool,
     /// Status when the cluster does not exist.
     pub cluster_not_found: StatusCode,
 }
@@ -80,6 +82,14 @@ pub struct WeightedCluster {
 }
 
 impl Target {
+    /// The clusters that are named here.
+    pub fn clusters(&self) -> &[WeightedCluster] {
+        match self {
+            Self::Weighted { clusters, .. } => clusters,
+            Self::Header(_) => &[],
+        }
+    }
+
     /// Chooses by weight; `random` is any number.
     pub fn choose(&self, random: u64) -> Option<&WeightedCluster> {
         let Self::Weighted { clusters, total } = self else { return None };

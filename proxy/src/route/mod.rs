@@ -148,6 +148,17 @@ pub struct Selected<'t> {
 }
 
 impl RouteTable {
+    /// The clusters that routes name, some more than once.
+    pub fn clusters(&self) -> impl Iterator<Item = &Name> {
+        let routes = self.virtual_hosts.iter().flat_map(|host| &host.routes);
+        routes
+            .flat_map(|route| match &route.action {
+                Action::Forward(forward) => forward.target.clusters(),
+                Action::Redirect(_) | Action::Direct(_) => &[],
+            })
+            .map(|weighted| &weighted.cluster)
+    }
+
     /// The first route of the request's virtual host that matches. `random` decides shares.
     pub fn select(&self, head: &RequestHead<'_>, random: u64) -> Option<Selected<'_>> {
         let host = if self.ignore_port { domain::without_port(head.authority) } else { head.authority };

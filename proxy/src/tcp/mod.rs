@@ -41,6 +41,8 @@ pub struct TcpChain {
     pub access_logs: Vec<Arc<AccessLog>>,
     /// Istio's standard TCP metrics, when asked for.
     pub stats: Option<Arc<StatsFilter>>,
+    /// Carry the bytes in an HTTP CONNECT for this authority (`tunneling_config`).
+    pub tunnel: Option<http::uri::Authority>,
 }
 
 impl TcpChain {

@@ -112,6 +112,12 @@ impl ClientTls {
         Ok(configured)
     }
 
+    /// True once all secrets are there.
+    pub fn is_ready(&self) -> bool {
+        self.certificate.as_ref().is_none_or(|cell| cell.load().is_some())
+            && self.trust.as_ref().is_none_or(|cell| cell.load().is_some())
+    }
+
     /// The server name that will be sent for a request to `host`.
     pub fn server_name<'a>(&'a self, host: Option<&'a str>) -> Option<&'a str> {
         match &self.sni {

@@ -2,4 +2,9 @@
 //!
 //! Only this folder and [`crate::bootstrap`] name Envoy's protobuf types.
 
+pub mod client;
 pub mod decode;
+pub mod file;
+pub mod publisher;
+pub mod state;
+pub mod subscription;

@@ -54,6 +54,10 @@ pub fn cluster(raw: &cluster::Cluster, context: &Context) -> Decoded<(ClusterCon
         alt_stat_name: (!raw.alt_stat_name.is_empty()).then(|| raw.alt_stat_name.as_str().into()),
         discovery,
         algorithm: algorithm(raw)?,
+        locality_weighted: matches!(
+            raw.common_lb_config.as_ref().and_then(|common| common.locality_config_specifier.as_ref()),
+            Some(cluster::cluster::common_lb_config::LocalityConfigSpecifier::LocalityWeightedLbConfig(_))
+        ),
         panic_threshold: match raw.common_lb_config.as_ref().and_then(|common| common.healthy_panic_threshold.as_ref())
         {
             Some(percent) => percent.value as u32,
@@ -339,9 +343,23 @@ fn service(metadata: &Option<core::Metadata>) -> Option<DestinationService> {
 /// Endpoints.
 pub fn load_assignment(raw: &endpoint::ClusterLoadAssignment) -> Decoded<Vec<EndpointSpec>> {
     let groups = each("endpoints", &raw.endpoints, |group| {
-        each("lb_endpoints", &group.lb_endpoints, |one| self::endpoint(one, group.priority))
+        let mut specs = each("lb_endpoints", &group.lb_endpoints, |one| self::endpoint(one, group.priority))?;
+        if let Some(weight) = &group.load_balancing_weight {
+            share_locality(weight.value, &mut specs);
+        }
+        Ok(specs)
     })?;
     Ok(groups.into_iter().flatten().collect())
+}
+
+/// Divides a locality's weight among its endpoints, finely enough that small weights do not round to nothing.
+fn share_locality(weight: u32, specs: &mut [EndpointSpec]) {
+    const PARTS: u64 = 1 << 12;
+    let total: u64 = specs.iter().map(|spec| u64::from(spec.weight)).sum();
+    for spec in specs {
+        let share = u64::from(weight) * PARTS * u64::from(spec.weight) / total.max(1);
+        spec.locality_weight = Some(u32::try_from(share).unwrap_or(u32::MAX).max(1));
+    }
 }
 
 fn endpoint(raw: &endpoint::LbEndpoint, priority: u32) -> Decoded<EndpointSpec> {
@@ -357,6 +375,7 @@ fn endpoint(raw: &endpoint::LbEndpoint, priority: u32) -> Decoded<EndpointSpec> 
         address,
         hostname,
         weight: raw.load_balancing_weight.as_ref().map_or(1, |weight| weight.value).max(1),
+        locality_weight: None,
         priority,
         healthy: matches!(
             health,

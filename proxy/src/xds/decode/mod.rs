@@ -11,8 +11,12 @@ use mesh_proto::xds::{envoy_type, wkt};
 pub mod access_log;
 pub mod authz;
 pub mod cluster;
+pub mod http;
+pub mod listener;
 pub mod matcher;
 pub mod route;
+pub mod secret;
+pub mod supported;
 pub mod tls;
 
 /// What decoded values refer to besides each other.

@@ -38,6 +38,9 @@ pub fn route_config(raw: &route::RouteConfiguration) -> Decoded<RouteTable> {
         virtual_hosts: each("virtual_hosts", &raw.virtual_hosts, virtual_host)?,
         domains: DomainIndex::default(),
     };
+    if let Some(limit) = &raw.max_direct_response_body_size_bytes {
+        direct_bodies(&table, limit.value as usize)?;
+    }
     for (index, host) in raw.virtual_hosts.iter().enumerate() {
         for domain in &host.domains {
             table
@@ -47,6 +50,19 @@ pub fn route_config(raw: &route::RouteConfiguration) -> Decoded<RouteTable> {
         }
     }
     Ok(table)
+}
+
+/// Refuses bodies that are larger than the table itself allows.
+fn direct_bodies(table: &RouteTable, limit: usize) -> Decoded<()> {
+    for (host_index, host) in table.virtual_hosts.iter().enumerate() {
+        for (index, route) in host.routes.iter().enumerate() {
+            if matches!(&route.action, Action::Direct(direct) if direct.body.len() > limit) {
+                let path = format!("virtual_hosts[{host_index}].routes[{index}].direct_response.body");
+                return Err(Refusal::field(path, format!("is larger than {limit} bytes")));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn virtual_host(raw: &route::VirtualHost) -> Decoded<VirtualHost> {
@@ -175,6 +191,10 @@ fn forward(raw: &route::RouteAction) -> Decoded<Forward> {
                 (config.upgrade_type.to_ascii_lowercase(), config.enabled.as_ref().is_none_or(|enabled| enabled.value))
             })
             .collect(),
+        terminate_connect: raw
+            .upgrade_configs
+            .iter()
+            .any(|config| config.upgrade_type.eq_ignore_ascii_case("connect") && config.connect_config.is_some()),
         cluster_not_found: match N::try_from(raw.cluster_not_found_response_code) {
             Ok(N::NotFound) => StatusCode::NOT_FOUND,
             Ok(N::InternalServerError) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -1,0 +1,87 @@
+//! The command line of `mesh-proxy`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::logging::Format;
+
+/// The sidecar proxy of Ferromesh.
+#[derive(Debug, Parser)]
+#[command(name = "mesh-proxy", version, about)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the proxy.
+    Run(Box<Run>),
+    /// Ask a running proxy whether it is ready; the exit code tells.
+    Probe(Probe),
+}
+
+/// Settings of `run`.
+#[derive(Debug, clap::Args)]
+pub struct Run {
+    /// An Envoy bootstrap (YAML or JSON). Without it, settings come from the environment, as injection writes it.
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Worker threads; 0 is one for each processor.
+    #[arg(long, env = "PROXY_CONCURRENCY", default_value_t = 0)]
+    pub concurrency: usize,
+    /// The control plane, `HOST:PORT` over TLS or `http://HOST:PORT`.
+    #[arg(long, value_name = "ADDRESS")]
+    pub discovery_address: Option<String>,
+    /// Where the admin server listens.
+    #[arg(long, value_name = "ADDRESS")]
+    pub admin_addr: Option<SocketAddr>,
+    /// Where readiness is told (`/healthz/ready`).
+    #[arg(long, value_name = "ADDRESS")]
+    pub status_addr: Option<SocketAddr>,
+    /// Where our metrics are (`/stats/prometheus`).
+    #[arg(long, value_name = "ADDRESS")]
+    pub prometheus_addr: Option<SocketAddr>,
+    /// Where our metrics and the application's are (`/stats/prometheus`).
+    #[arg(long, value_name = "ADDRESS")]
+    pub merged_addr: Option<SocketAddr>,
+    /// The token for control plane and authority.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Roots that control plane and authority must be signed by.
+    #[arg(long, value_name = "FILE")]
+    pub root_cert: Option<PathBuf>,
+    /// Levels of the log, as `info` or `mesh_proxy::xds=debug,info`.
+    #[arg(long, env = "PROXY_LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+    /// Form of the log.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub log_format: Format,
+    /// How long connections may take to finish when the proxy is told to end, in seconds.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub drain_time: Option<Duration>,
+}
+
+/// Settings of `probe`.
+#[derive(Debug, clap::Args)]
+pub struct Probe {
+    /// What to ask.
+    #[arg(long, default_value = "127.0.0.1:15021")]
+    pub address: SocketAddr,
+    /// The path.
+    #[arg(long, default_value = "/healthz/ready")]
+    pub path: String,
+    /// Ask again until it is ready or so many seconds are over.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub wait: Option<Duration>,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.trim_end_matches('s').parse().map_err(|error| format!("{error}"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}

@@ -1,0 +1,12 @@
+//! A whole proxy in this process, real sockets, applications made of hyper and tokio.
+#![allow(clippy::unwrap_used, dead_code)]
+
+mod admin;
+mod conformance;
+mod grpc;
+mod http;
+mod limits;
+mod support;
+mod tcp;
+mod upgrade;
+mod xds;
