@@ -26,6 +26,8 @@ pub use envoy::extensions::filters::listener::tls_inspector::v3 as tls_inspector
 pub use envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 pub use envoy::extensions::filters::network::rbac::v3 as network_rbac;
 pub use envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
+pub use envoy::extensions::retry::host::previous_hosts::v3 as previous_hosts;
+pub use envoy::extensions::retry::priority::previous_priorities::v3 as previous_priorities;
 pub use envoy::extensions::transport_sockets::raw_buffer::v3 as raw_buffer;
 pub use envoy::extensions::transport_sockets::tls::v3 as tls;
 pub use envoy::extensions::upstreams::http::v3 as http_protocol_options;

@@ -84,6 +84,7 @@ mod with_compilers {
         "envoy/extensions/load_balancing_policies/random/v3/random.proto",
         "envoy/extensions/load_balancing_policies/round_robin/v3/round_robin.proto",
         "envoy/extensions/retry/host/previous_hosts/v3/previous_hosts.proto",
+        "envoy/extensions/retry/priority/previous_priorities/v3/previous_priorities_config.proto",
         "envoy/extensions/transport_sockets/raw_buffer/v3/raw_buffer.proto",
         "envoy/extensions/transport_sockets/tls/v3/tls.proto",
         "envoy/extensions/upstreams/http/v3/http_protocol_options.proto",

@@ -31,4 +31,4 @@ pub use store::{Changes, Model};
 pub type Name = std::sync::Arc<str>;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

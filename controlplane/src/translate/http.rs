@@ -107,6 +107,11 @@ pub fn attempt_count(mesh: &MeshConfig, node: &Node) -> bool {
     !ProxySettings::of(mesh, node).headers.attempt_count.disabled
 }
 
+/// Whether clients of a gateway come through a load balancer that writes a PROXY header (`gatewayTopology.proxyProtocol`).
+pub fn expects_proxy_protocol(mesh: &MeshConfig, node: &Node) -> bool {
+    ProxySettings::of(mesh, node).topology.proxy_protocol.is_some()
+}
+
 /// Paths are made canonical before routes and policies see them (MC13).
 fn normalize(manager: &mut hcm::HttpConnectionManager, mesh: &MeshConfig) {
     use http::PathWithEscapedSlashesAction as Escaped;

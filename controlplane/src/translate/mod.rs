@@ -13,6 +13,9 @@ pub mod canonical;
 pub mod cluster;
 pub mod endpoint;
 pub mod http;
+pub mod listener;
+pub mod route;
+pub mod servers;
 pub mod telemetry;
 pub mod wire;
 
@@ -108,6 +111,23 @@ pub fn resources(context: &PushContext, node: &Node, kind: ResourceType, names: 
             let assignments = endpoint::assignments(context, node, names);
             assignments.iter().map(|one| Resource::new(one.cluster_name.as_str().into(), kind, one)).collect()
         }
-        ResourceType::Listener | ResourceType::Route | ResourceType::Secret | ResourceType::NameTable => Vec::new(),
+        ResourceType::Listener => {
+            let listeners = listener::listeners(context, node).into_iter();
+            let wanted = listeners.filter(|one| names.contains(&one.name));
+            wanted.map(|one| Resource::new(one.name.as_str().into(), kind, &one)).collect()
+        }
+        ResourceType::Route => {
+            let all;
+            let wanted = match names {
+                Names::Some(wanted) => wanted,
+                Names::All => {
+                    all = listener::table_names(&listener::listeners(context, node));
+                    all.as_slice()
+                }
+            };
+            let tables = wanted.iter().filter_map(|name| Some((name, route::table(context, node, name)?)));
+            tables.map(|(name, table)| Resource::new(name.clone(), kind, &table)).collect()
+        }
+        ResourceType::Secret | ResourceType::NameTable => Vec::new(),
     }
 }

@@ -68,6 +68,16 @@ pub fn socket_address(host: impl Into<String>, port: u16) -> core::Address {
     }
 }
 
+/// An address to bind: an IP address with a port, or `unix://PATH`.
+pub fn bind_address(bind: &str, port: u16) -> core::Address {
+    match bind.strip_prefix("unix://") {
+        None => socket_address(bind, port),
+        Some(path) => {
+            core::Address { address: Some(core::address::Address::Pipe(core::Pipe { path: path.to_owned(), mode: 0 })) }
+        }
+    }
+}
+
 /// `VirtualService` → `virtual-service`.
 fn kebab(kind: &str) -> String {
     let mut name = String::new();
