@@ -1,0 +1,27 @@
+//! When gathered changes are applied: after a pause, or when the first has waited long enough (XD2).
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long changes are gathered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Debounce {
+    /// The pause after the last change (`PILOT_DEBOUNCE_AFTER`).
+    pub quiet: Duration,
+    /// The longest wait of the first (`PILOT_DEBOUNCE_MAX`).
+    pub max: Duration,
+}
+
+impl Default for Debounce {
+    fn default() -> Self {
+        Self { quiet: Duration::from_millis(100), max: Duration::from_secs(10) }
+    }
+}
+
+impl Debounce {
+    /// When changes of which the first came at `first` and the last at `last` are applied.
+    pub fn deadline(&self, first: Instant, last: Instant) -> Instant {
+        (last + self.quiet).min(first + self.max)
+    }
+}

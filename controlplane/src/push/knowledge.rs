@@ -1,0 +1,101 @@
+//! The engine's model: applies changes, and says what they mean for streams.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use mesh_proto::crd::MeshConfig;
+use mesh_proto::names::ROOT_NAMESPACE;
+
+use super::engine::Knowledge;
+use super::{Scope, World};
+use crate::metrics::Metrics;
+use crate::model::{Change, Changes, Kind, Model, Node, Object, PushContext, Spec};
+use crate::translate;
+use crate::xds::auth::Authenticator;
+use crate::xds::{Names, Resource, ResourceType};
+
+/// Name of the ConfigMap that holds the mesh's settings.
+const MESH_CONFIG: &str = "istio";
+/// Its key.
+const MESH_CONFIG_KEY: &str = "mesh";
+
+/// The model, and who reads what comes of it.
+#[derive(Debug)]
+pub struct Known {
+    /// Everything.
+    pub model: Model,
+    /// The newest context, for the debug pages.
+    pub shown: Arc<ArcSwap<PushContext>>,
+    /// Learns the trust domains.
+    pub authenticator: Authenticator,
+    /// What is counted.
+    pub metrics: Metrics,
+}
+
+impl Known {
+    /// The mesh's settings, if one of the changes is about them.
+    fn mesh_config(&mut self, changes: &[Change]) -> bool {
+        let mut changed = false;
+        for change in changes {
+            let (key, text) = match change {
+                Change::Remove(key) => (key, None),
+                Change::Set(object) => match &object.spec {
+                    Spec::ConfigMap(map) => (&object.key, map.data.as_ref().and_then(|data| data.get(MESH_CONFIG_KEY))),
+                    _ => continue,
+                },
+            };
+            if key.kind != Kind::ConfigMap || &*key.namespace != ROOT_NAMESPACE || &*key.name != MESH_CONFIG {
+                continue;
+            }
+            let mesh = match text {
+                None => Ok(MeshConfig::default()),
+                Some(text) => yaml_serde::from_str(text),
+            };
+            match mesh {
+                Ok(mesh) => changed |= self.model.set_mesh(mesh),
+                // The source has reported it too, with its place; what was known before stays.
+                Err(error) => tracing::error!(%error, "the mesh's settings cannot be read"),
+            }
+        }
+        changed
+    }
+}
+
+impl Knowledge for Known {
+    fn apply(&mut self, changes: Vec<Change>) -> Scope {
+        let mesh_changed = self.mesh_config(&changes);
+        let changes = self.model.apply(changes);
+        let mut scope = scope(changes);
+        if mesh_changed {
+            scope = Scope::full();
+        }
+        scope
+    }
+
+    fn world(&mut self) -> Arc<dyn World> {
+        let context = self.model.context();
+        self.authenticator.set_trust_domains(&context.mesh.trust_domain, &context.mesh.trust_domain_aliases);
+        self.metrics.services.set(context.all_services().count() as f64);
+        self.metrics.virtual_services.set(self.model.objects().of(Kind::VirtualService).count() as f64);
+        self.shown.store(context.clone());
+        context
+    }
+
+    fn objects(&self) -> Vec<Arc<Object>> {
+        self.model.objects().all().cloned().collect()
+    }
+}
+
+fn scope(changes: Changes) -> Scope {
+    if changes.full {
+        return Scope::full();
+    }
+    let workloads = changes.keys.into_iter().filter(|key| matches!(key.kind, Kind::Pod | Kind::WorkloadEntry));
+    Scope { full: false, hosts: changes.endpoints, workloads: workloads.map(|key| (key.namespace, key.name)).collect() }
+}
+
+impl World for PushContext {
+    fn resources(&self, node: &Node, kind: ResourceType, names: Names<'_>) -> Vec<Resource> {
+        translate::resources(self, node, kind, names)
+    }
+}

@@ -1,0 +1,64 @@
+//! The incremental protocol's messages.
+
+use mesh_proto::xds::{core, discovery};
+
+use super::server::{Protocol, control_plane};
+use super::session::{Mode, Request, Response};
+
+/// Incremental xDS.
+#[derive(Debug)]
+pub enum Delta {}
+
+impl Protocol for Delta {
+    type Request = discovery::DeltaDiscoveryRequest;
+    type Response = discovery::DeltaDiscoveryResponse;
+    const MODE: Mode = Mode::Delta;
+
+    fn node(request: &Self::Request) -> Option<&core::Node> {
+        request.node.as_ref()
+    }
+
+    fn type_url(request: &Self::Request) -> &str {
+        &request.type_url
+    }
+
+    fn read(request: Self::Request) -> Request {
+        Request {
+            subscribe: request.resource_names_subscribe,
+            unsubscribe: request.resource_names_unsubscribe,
+            initial_versions: request.initial_resource_versions.into_iter().collect(),
+            nonce: request.response_nonce,
+            error: request.error_detail.map(|status| status.message),
+        }
+    }
+
+    fn write(response: Response) -> Self::Response {
+        let resource = |one: &super::Resource| discovery::Resource {
+            name: one.name.to_string(),
+            version: one.version.to_string(),
+            resource: Some(one.any()),
+            ..Default::default()
+        };
+        discovery::DeltaDiscoveryResponse {
+            system_version_info: response.version.to_string(),
+            resources: response.resources.iter().map(resource).collect(),
+            type_url: response.kind.type_url().to_owned(),
+            removed_resources: response.removed.iter().map(ToString::to_string).collect(),
+            nonce: response.nonce.to_string(),
+            control_plane: control_plane(),
+            ..Default::default()
+        }
+    }
+
+    fn empty(type_url: &str, request: &Self::Request) -> Option<Self::Response> {
+        // An answer to an answer would go on for ever.
+        let asks = request.response_nonce.is_empty() || !request.resource_names_subscribe.is_empty();
+        asks.then(|| discovery::DeltaDiscoveryResponse {
+            type_url: type_url.to_owned(),
+            removed_resources: request.resource_names_subscribe.iter().filter(|name| *name != "*").cloned().collect(),
+            nonce: "none".to_owned(),
+            control_plane: control_plane(),
+            ..Default::default()
+        })
+    }
+}

@@ -1,0 +1,248 @@
+//! The aggregated discovery service: one task a stream, between the peer's requests, what is published, and what the peer can take.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use futures_util::Stream;
+use mesh_proto::spiffe::Identity;
+use mesh_proto::xds::core;
+use mesh_proto::xds::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
+use mesh_proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::auth::{Authenticator, check_node};
+use super::connection::{Open, Streams};
+use super::delta::Delta;
+use super::session::{self, Mode, Seen, Session};
+use super::sotw::Sotw;
+use super::transport::Peer;
+use super::{ResourceType, node};
+use crate::metrics::Metrics;
+use crate::push::Published;
+
+/// The longest silence before the first request.
+const FIRST_REQUEST: Duration = Duration::from_secs(30);
+/// Responses that wait for the transport. Everything else is made when there is room, from the newest state.
+const QUEUE: usize = 1;
+/// The largest request, bytes. One that resumes names every resource it has.
+pub const MAX_REQUEST: usize = 16 << 20;
+
+/// One of the two protocols.
+pub trait Protocol: 'static {
+    /// Its request.
+    type Request: Send + 'static;
+    /// Its response.
+    type Response: Send + 'static;
+    /// Which it is.
+    const MODE: Mode;
+
+    /// The node of a request; only the first needs one.
+    fn node(request: &Self::Request) -> Option<&core::Node>;
+    /// The type of a request.
+    fn type_url(request: &Self::Request) -> &str;
+    /// Reads a request.
+    fn read(request: Self::Request) -> session::Request;
+    /// Writes a response.
+    fn write(response: session::Response) -> Self::Response;
+    /// An answer without resources, unless the request is an answer itself.
+    fn empty(type_url: &str, request: &Self::Request) -> Option<Self::Response>;
+}
+
+/// What every stream needs.
+#[derive(Debug)]
+pub struct Shared {
+    /// The newest state.
+    pub published: watch::Receiver<Arc<Published>>,
+    /// Who calls.
+    pub authenticator: Authenticator,
+    /// Who is there.
+    pub streams: Streams,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// How many streams may make resources at a time (`PILOT_PUSH_THROTTLE`).
+    pub throttle: Semaphore,
+    /// Ends every stream.
+    pub stop: CancellationToken,
+}
+
+/// The service.
+#[derive(Debug, Clone)]
+pub struct Discovery(pub Arc<Shared>);
+
+/// The responses of a stream.
+pub type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Discovery {
+    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        self.start::<Sotw>(request)
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        self.start::<Delta>(request)
+    }
+}
+
+/// `control_plane` of every response.
+pub fn control_plane() -> Option<core::ControlPlane> {
+    Some(core::ControlPlane { identifier: concat!("ferromesh-", env!("CARGO_PKG_VERSION")).to_owned() })
+}
+
+impl Discovery {
+    // The headers must go out before the first request comes in: some clients wait for them.
+    fn start<P: Protocol>(
+        &self,
+        request: Request<Streaming<P::Request>>,
+    ) -> Result<Response<Responses<P::Response>>, Status> {
+        let identity = self.0.authenticator.for_discovery(&request, SystemTime::now()).inspect_err(|status| {
+            tracing::info!(reason = status.message(), "a stream is refused");
+        })?;
+        let remote = request.extensions().get().map(|peer: &Peer| peer.remote);
+        let remote = remote.ok_or_else(|| Status::internal("the connection is not known"))?;
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        let shared = self.0.clone();
+        tokio::spawn(async move {
+            let caller = Caller { identity, remote };
+            let Err(status) = serve::<P>(&shared, caller, request.into_inner(), &sender).await else { return };
+            tracing::info!(%remote, code = ?status.code(), reason = status.message(), "a stream ends");
+            // The peer may be gone, and it may not read; nobody waits for it for ever.
+            let _ = tokio::time::timeout(Duration::from_secs(5), sender.send(Err(status))).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+struct Caller {
+    identity: Option<Identity>,
+    remote: SocketAddr,
+}
+
+async fn serve<P: Protocol>(
+    shared: &Shared,
+    caller: Caller,
+    mut requests: Streaming<P::Request>,
+    sender: &mpsc::Sender<Result<P::Response, Status>>,
+) -> Result<(), Status> {
+    let first = tokio::select! {
+        () = shared.stop.cancelled() => return Err(stopping()),
+        first = tokio::time::timeout(FIRST_REQUEST, requests.message()) => {
+            first.map_err(|_| Status::deadline_exceeded("no request within 30 s"))??
+        }
+    };
+    let Some(first) = first else { return Ok(()) };
+    let mut node = node::parse(P::node(&first)).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    check_node(&mut node, caller.identity.as_ref())?;
+    tracing::info!(node = %node.id, remote = %caller.remote, mode = ?P::MODE, "a proxy is connected");
+    let session = Session::new(P::MODE);
+    let open = shared.streams.open(node, caller.remote, caller.identity, session, &shared.metrics);
+    let mut published = shared.published.clone();
+    let mut seen = published.borrow_and_update().clone();
+    let mut empty = take::<P>(shared, &open, first)?;
+    // Since when the peer lags behind.
+    let mut behind: Option<Instant> = None;
+    loop {
+        let due = empty.is_some() || (seen.number > 0 && open.session.lock().is_due());
+        tokio::select! {
+            () = shared.stop.cancelled() => return Err(stopping()),
+            changed = published.changed() => {
+                if changed.is_err() {
+                    return Err(stopping());
+                }
+                let newest = published.borrow_and_update().clone();
+                open.session.lock().changed(&newest.scope_since(seen.number).of(&open.node));
+                behind.get_or_insert(newest.since);
+                seen = newest;
+            }
+            // A peer that asks for types that are not served waits for its answer before it is heard again.
+            request = requests.message(), if empty.is_none() => match request? {
+                Some(request) => empty = take::<P>(shared, &open, request)?,
+                None => return Ok(()),
+            },
+            permit = sender.reserve(), if due => {
+                let Ok(permit) = permit else { return Ok(()) };
+                if let Some(response) = empty.take() {
+                    permit.send(Ok(response));
+                    continue;
+                }
+                let Ok(_throttle) = shared.throttle.acquire().await else { return Err(stopping()) };
+                match next(shared, &open, &seen) {
+                    Some(response) => permit.send(Ok(P::write(response))),
+                    None => if let Some(since) = behind.take() {
+                        shared.metrics.convergence_time.record(since.elapsed().as_secs_f64());
+                    }
+                }
+            }
+            () = sender.closed() => return Ok(()),
+        }
+    }
+}
+
+fn stopping() -> Status {
+    Status::unavailable("the control plane stops; connect again")
+}
+
+/// Takes a request in. A type that is not served is answered without resources, so that the peer does not wait for it; what only
+/// Istio's agents send is ignored.
+fn take<P: Protocol>(shared: &Shared, open: &Open, request: P::Request) -> Result<Option<P::Response>, Status> {
+    let url = P::type_url(&request);
+    let Some(kind) = ResourceType::from_type_url(url) else {
+        if url.is_empty() {
+            return Err(Status::invalid_argument("type_url is empty"));
+        }
+        tracing::debug!(node = %open.node.id, url, "a type is asked for that is not served");
+        let url = url.to_owned();
+        return Ok(if url.starts_with("type.googleapis.com/istio.") { None } else { P::empty(&url, &request) });
+    };
+    let request = P::read(request);
+    let mut session = open.session.lock();
+    let seen = session
+        .request(kind, &request, SystemTime::now())
+        .map_err(|error| Status::resource_exhausted(error.to_string()))?;
+    match seen {
+        Seen::Nack => {
+            shared.metrics.rejects.increment(1);
+            shared.metrics.of(kind).rejects.increment(1);
+            let error = request.error.as_deref().unwrap_or_default();
+            tracing::warn!(node = %open.node.id, kind = kind.short(), nonce = request.nonce, error, "a proxy refuses a response");
+        }
+        Seen::Stale => shared.metrics.of(kind).stale.increment(1),
+        Seen::Ack | Seen::Subscribed => {}
+    }
+    Ok(None)
+}
+
+/// The next response of the newest state.
+fn next(shared: &Shared, open: &Open, published: &Published) -> Option<session::Response> {
+    let start = Instant::now();
+    let response = open.session.lock().next(published.number, |kind, names| {
+        // Keys go only to callers that are known, as istiod does.
+        if kind == ResourceType::Secret && open.identity.is_none() {
+            return Vec::new();
+        }
+        published.world.resources(&open.node, kind, names)
+    })?;
+    let metrics = shared.metrics.of(response.kind);
+    metrics.pushes.increment(1);
+    metrics.push_time.record(start.elapsed().as_secs_f64());
+    let bytes: usize = response.resources.iter().map(|one| one.body.len()).sum();
+    metrics.size.record(bytes as f64);
+    tracing::debug!(
+        node = %open.node.id, kind = response.kind.short(), nonce = %response.nonce,
+        resources = response.resources.len(), removed = response.removed.len(), bytes, "sent"
+    );
+    Some(response)
+}
