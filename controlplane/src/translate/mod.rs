@@ -14,7 +14,9 @@ pub mod cluster;
 pub mod endpoint;
 pub mod http;
 pub mod listener;
+pub mod name_table;
 pub mod route;
+pub mod secret;
 pub mod servers;
 pub mod telemetry;
 pub mod wire;
@@ -128,6 +130,13 @@ pub fn resources(context: &PushContext, node: &Node, kind: ResourceType, names: 
             let tables = wanted.iter().filter_map(|name| Some((name, route::table(context, node, name)?)));
             tables.map(|(name, table)| Resource::new(name.clone(), kind, &table)).collect()
         }
-        ResourceType::Secret | ResourceType::NameTable => Vec::new(),
+        ResourceType::Secret => {
+            let secrets = secret::secrets(context, node, names);
+            secrets.iter().map(|one| Resource::new(one.name.as_str().into(), kind, one)).collect()
+        }
+        ResourceType::NameTable => {
+            let table = name_table::name_table(context, node);
+            vec![Resource::new(name_table::NAME.into(), kind, &table)]
+        }
     }
 }

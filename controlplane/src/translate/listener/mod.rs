@@ -1,6 +1,7 @@
 //! Listeners: where connections come in, and which filter chain takes them.
 //!
-//! `egress` says what a sidecar's outbound listeners serve, `outbound` and `gateway` build them, of the parts in `chain`, `tcp` and `tls`.
+//! `egress` says what a sidecar's outbound listeners serve, `outbound` and `gateway` build them, of the parts in `chain`, `tcp`
+//! and `tls`; `inbound` builds those towards the workload.
 
 use std::collections::BTreeSet;
 
@@ -13,6 +14,7 @@ pub mod chain;
 pub mod egress;
 pub mod filters;
 pub mod gateway;
+pub mod inbound;
 pub mod outbound;
 pub mod tcp;
 #[cfg(test)]
@@ -22,6 +24,7 @@ pub mod tls;
 /// All listeners of a proxy.
 pub fn listeners(context: &PushContext, node: &Node) -> Vec<listener::Listener> {
     let mut all = outbound::listeners(context, node);
+    all.extend(inbound::listeners(context, node));
     all.extend(gateway::listeners(context, node));
     all
 }

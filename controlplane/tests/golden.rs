@@ -1,0 +1,187 @@
+//! Golden cases: objects and a node in, xDS resources out.
+//!
+//! `tests/golden/CASE/` holds `input.yaml` (objects), `node.yaml` (who asks; `mesh` is MeshConfig, `families` are those the case is
+//! about) and `expect/FAMILY.yaml`. `UPDATE_EXPECT=1 cargo test -p mesh-controlplane --test golden` writes the expectations anew.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use mesh_controlplane::model::{
+    Change, Interception, Key, Kind, Meta, Model, Node, NodeKind, Object, Origin, PushContext, Spec,
+};
+use mesh_controlplane::translate::{self, Names, ResourceType};
+use mesh_proto::{crd, yaml};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Asker {
+    kind: String,
+    name: String,
+    namespace: String,
+    address: String,
+    labels: BTreeMap<String, String>,
+    interception: String,
+    locality: String,
+    ferromesh: bool,
+    mesh: crd::MeshConfig,
+    families: BTreeSet<String>,
+    /// RDS names to ask for; routes have no wildcard.
+    routes: Vec<String>,
+}
+
+impl Default for Asker {
+    fn default() -> Self {
+        Self {
+            kind: "sidecar".into(),
+            name: "client-1".into(),
+            namespace: "default".into(),
+            address: "10.0.0.100".into(),
+            labels: BTreeMap::new(),
+            interception: "REDIRECT".into(),
+            locality: String::new(),
+            ferromesh: true,
+            mesh: crd::MeshConfig::default(),
+            families: BTreeSet::new(),
+            routes: Vec::new(),
+        }
+    }
+}
+
+impl Asker {
+    fn node(&self) -> Node {
+        Node {
+            id: format!("{}~{}~{}.{1}~{1}.svc.cluster.local", self.kind, self.address, self.name).into(),
+            kind: if self.kind == "router" { NodeKind::Router } else { NodeKind::Sidecar },
+            name: self.name.as_str().into(),
+            namespace: self.namespace.as_str().into(),
+            service_account: "default".into(),
+            workload_name: self.name.as_str().into(),
+            addresses: vec![self.address.parse().unwrap()],
+            labels: self.labels.clone(),
+            annotations: BTreeMap::new(),
+            cluster: "Kubernetes".into(),
+            network: "".into(),
+            dns_domain: format!("{}.svc.cluster.local", self.namespace).into(),
+            interception: match self.interception.as_str() {
+                "NONE" => Interception::None,
+                "TPROXY" => Interception::Tproxy,
+                _ => Interception::Redirect,
+            },
+            locality: self.locality.as_str().into(),
+            ferromesh: self.ferromesh,
+            proxy_config: serde_json::Value::Null,
+            grpc: false,
+        }
+    }
+}
+
+/// Reads valid objects of the kinds that cases use.
+fn objects(yaml: &str) -> Vec<Change> {
+    fn body<T: serde::de::DeserializeOwned>(value: &serde_json::Value) -> T {
+        serde_json::from_value(value.clone()).unwrap_or_else(|error| panic!("{error}: {value}"))
+    }
+    let mut changes = Vec::new();
+    for document in yaml.split("\n---") {
+        let value: serde_json::Value =
+            yaml_serde::from_str(document).unwrap_or_else(|error| panic!("{error}: {document}"));
+        if value.is_null() {
+            continue;
+        }
+        macro_rules! kinds {
+            ($($custom:ident),*; $($whole:ident),*) => {
+                match value["kind"].as_str().unwrap() {
+                    $(stringify!($custom) => (Kind::$custom, Spec::$custom(body(&value["spec"]))),)*
+                    $(stringify!($whole) => (Kind::$whole, Spec::$whole(body(&value))),)*
+                    other => panic!("{other}"),
+                }
+            };
+        }
+        let (kind, spec) = kinds!(
+            VirtualService, DestinationRule, Gateway, ServiceEntry, WorkloadEntry, Sidecar, PeerAuthentication,
+            AuthorizationPolicy, Telemetry; Service, EndpointSlice, Pod, Node, Secret
+        );
+        let meta = &value["metadata"];
+        let text = |key: &str| meta[key].as_str().unwrap_or_default();
+        let map = |key: &str| serde_json::from_value(meta[key].clone()).unwrap_or_default();
+        let namespace = match kind {
+            Kind::Node => "",
+            _ if text("namespace").is_empty() => "default",
+            _ => text("namespace"),
+        };
+        let key = Key { kind, namespace: namespace.into(), name: text("name").into() };
+        let meta = Meta { labels: map("labels"), annotations: map("annotations"), ..Meta::default() };
+        changes.push(Change::Set(Arc::new(Object { key, meta, origin: Origin::default(), spec })));
+    }
+    changes
+}
+
+const FAMILIES: [(&str, ResourceType); 6] = [
+    ("clusters", ResourceType::Cluster),
+    ("endpoints", ResourceType::Endpoint),
+    ("listeners", ResourceType::Listener),
+    ("routes", ResourceType::Route),
+    ("secrets", ResourceType::Secret),
+    ("names", ResourceType::NameTable),
+];
+
+/// What a family is made of, as YAML.
+fn family(context: &PushContext, node: &Node, kind: ResourceType, asker: &Asker) -> String {
+    let routes: Vec<_> = asker.routes.iter().map(|name| name.as_str().into()).collect();
+    let names = if kind == ResourceType::Route { Names::Some(&routes) } else { Names::All };
+    let resources = translate::resources(context, node, kind, names);
+    let again = translate::resources(context, node, kind, names);
+    assert!(resources == again, "the same resources differ from one push to the next");
+    let names: BTreeSet<_> = resources.iter().map(|resource| &resource.name).collect();
+    assert_eq!(names.len(), resources.len(), "two resources have one name");
+    let values = resources.iter().map(|one| yaml::bytes_to_json(one.type_url, &one.body).unwrap());
+    yaml_serde::to_string(&values.collect::<Vec<_>>()).unwrap()
+}
+
+fn check(case: &Path, update: bool) -> Vec<String> {
+    let read = |name: &str| {
+        let path = case.join(name);
+        std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    let asker: Asker =
+        yaml_serde::from_str(&read("node.yaml")).unwrap_or_else(|error| panic!("{}: {error}", case.display()));
+    let mut model = Model::new(asker.mesh.clone());
+    model.apply(objects(&read("input.yaml")));
+    let (context, node) = (model.context(), asker.node());
+    let mut wrong = Vec::new();
+    for (name, kind) in FAMILIES {
+        if !asker.families.contains(name) {
+            continue;
+        }
+        let found = family(&context, &node, kind, &asker);
+        let path = case.join("expect").join(format!("{name}.yaml"));
+        if update {
+            std::fs::create_dir_all(case.join("expect")).unwrap();
+            std::fs::write(&path, found).unwrap();
+            continue;
+        }
+        let expected = std::fs::read_to_string(&path).unwrap_or_default();
+        if let Some((line, pair)) =
+            expected.lines().zip(found.lines()).enumerate().find(|(_, (one, other))| one != other)
+        {
+            wrong.push(format!("{}:{}: expected `{}`, found `{}`", path.display(), line + 1, pair.0, pair.1));
+        } else if expected != found {
+            wrong.push(format!("{}: one is the beginning of the other", path.display()));
+        }
+    }
+    wrong
+}
+
+#[test]
+fn translations_are_as_written_down() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut cases: Vec<PathBuf> = std::fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().path()).collect();
+    cases.retain(|path| path.is_dir());
+    cases.sort();
+    assert!(!cases.is_empty());
+    let update = std::env::var_os("UPDATE_EXPECT").is_some();
+    let wrong: Vec<String> = cases.iter().flat_map(|case| check(case, update)).collect();
+    assert!(wrong.is_empty(), "\n{}\nUPDATE_EXPECT=1 writes them anew; read the difference.", wrong.join("\n"));
+}
