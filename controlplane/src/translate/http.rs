@@ -72,21 +72,22 @@ pub fn connection_manager(mesh: &MeshConfig, node: &Node, settings: Http) -> lis
         upgrade_configs: vec![http::UpgradeConfig { upgrade_type: "websocket".to_owned(), ..Default::default() }],
         // A request may be silent for as long as its route allows; the route's timeouts are the only ones, as in Istio.
         stream_idle_timeout: Some(wire::duration(Duration::ZERO)),
-        proxy_100_continue: true,
+        // Our own proxy always passes interim responses on.
+        proxy_100_continue: !node.ferromesh,
         // Outbound, the peer is the workload itself: a local address keeps its `x-envoy-…` headers trusted.
         use_remote_address: wire::boolean(settings.place != Place::SidecarInbound),
         ..Default::default()
     };
     normalize(&mut manager, mesh);
-    config.server(&mut manager, settings.place);
-    config.client_certificate(&mut manager, settings.place);
+    config.server(&mut manager, settings.place, node);
+    config.client_certificate(&mut manager, settings.place, node);
     if config.headers.request_id.disabled {
         manager.generate_request_id = wire::boolean(false);
     }
     if settings.place == Place::Gateway {
         manager.xff_num_trusted_hops = config.topology.num_trusted_proxies.unwrap_or(0);
     }
-    manager.http_filters.push(config.router());
+    manager.http_filters.push(config.router(node));
     listener::Filter {
         name: FILTER.to_owned(),
         config_type: Some(listener::filter::ConfigType::TypedConfig(pack(&manager))),
@@ -143,7 +144,7 @@ impl ProxySettings {
         }
     }
 
-    fn server(&self, manager: &mut hcm::HttpConnectionManager, place: Place) {
+    fn server(&self, manager: &mut hcm::HttpConnectionManager, place: Place, node: &Node) {
         let server = &self.headers.server;
         if server.disabled {
             manager.server_header_transformation = http::ServerHeaderTransformation::PassThrough.into();
@@ -151,11 +152,14 @@ impl ProxySettings {
             manager.server_name.clone_from(&server.value);
         } else if place != Place::SidecarOutbound {
             manager.server_name = SERVER_NAME.to_owned();
+        } else if node.ferromesh {
+            // What Envoy writes of itself, and what users of Istio see on responses inside the mesh.
+            manager.server_name = "envoy".to_owned();
         }
     }
 
-    /// `x-forwarded-client-cert` (PC3). Outbound keeps Envoy's default: what the workload wrote is removed.
-    fn client_certificate(&self, manager: &mut hcm::HttpConnectionManager, place: Place) {
+    /// `x-forwarded-client-cert` (PC3). Our own proxy does not forward whole chains. Outbound keeps Envoy's default: what the workload wrote is removed.
+    fn client_certificate(&self, manager: &mut hcm::HttpConnectionManager, place: Place, node: &Node) {
         use http::ForwardClientCertDetails as Details;
         let (wanted, default) = match place {
             Place::SidecarOutbound => return,
@@ -173,7 +177,7 @@ impl ProxySettings {
             manager.set_current_client_cert_details = Some(http::SetCurrentClientCertDetails {
                 subject: wire::boolean(wanted.subject.unwrap_or(true)),
                 cert: wanted.cert.unwrap_or(gateway),
-                chain: wanted.chain.unwrap_or(false),
+                chain: wanted.chain.unwrap_or(false) && !node.ferromesh,
                 dns: wanted.dns.unwrap_or(true),
                 uri: wanted.uri.unwrap_or(true),
                 ..Default::default()
@@ -181,9 +185,9 @@ impl ProxySettings {
         }
     }
 
-    fn router(&self) -> hcm::HttpFilter {
+    fn router(&self, node: &Node) -> hcm::HttpFilter {
         let router = http_router::Router {
-            suppress_envoy_headers: self.headers.envoy_debug_headers.disabled,
+            suppress_envoy_headers: self.headers.envoy_debug_headers.disabled && !node.ferromesh,
             ..Default::default()
         };
         filter(ROUTER, &router)
@@ -280,7 +284,7 @@ mod tests {
         let outbound = build("{}", json!({}), Place::SidecarOutbound);
         assert_eq!(outbound["use_remote_address"], true);
         assert_eq!(outbound.get("forward_client_cert_details"), None);
-        assert_eq!(outbound.get("server_name"), None);
+        assert_eq!(outbound["server_name"], "envoy");
         assert_eq!(outbound["rds"]["route_config_name"], "80");
         assert_eq!(outbound["upgrade_configs"], json!([{"upgrade_type": "websocket"}]));
         assert_eq!(outbound["stream_idle_timeout"], "0s");

@@ -52,7 +52,34 @@ impl Chain {
         if self.server_names.iter().any(|name| name == "*") {
             return BTreeSet::new();
         }
-        self.server_names.iter().map(|name| name.to_ascii_lowercase()).collect()
+        self.server_names.iter().filter(|name| is_server_name(name)).map(|name| name.to_ascii_lowercase()).collect()
+    }
+
+    /// True if it names servers, but none that a proxy understands: it must not become a chain for all.
+    fn is_nonsense(&self) -> bool {
+        !self.server_names.is_empty() && !self.server_names.iter().any(|name| name == "*" || is_server_name(name))
+    }
+
+    /// Gives up what `other` has already; false if nothing is left.
+    fn yields_to(&mut self, other: &Self) -> bool {
+        if self.conflicts_with(other) {
+            return false;
+        }
+        if self.transport != other.transport || self.protocols != other.protocols {
+            return true;
+        }
+        // Proxies compare each name and each range: one that stands in two chains is refused with the whole listener.
+        let (names, ranges) = (self.names(), self.networks());
+        let (their_names, their_ranges) = (other.names(), other.networks());
+        if ranges == their_ranges && !names.is_disjoint(&their_names) {
+            self.server_names = names.difference(&their_names).cloned().collect();
+            return !self.server_names.is_empty();
+        }
+        if names == their_names && !ranges.is_disjoint(&their_ranges) {
+            self.ranges = ranges.difference(&their_ranges).copied().collect();
+            return !self.ranges.is_empty();
+        }
+        true
     }
 
     fn networks(&self) -> BTreeSet<IpNet> {
@@ -86,11 +113,17 @@ impl Chain {
     }
 }
 
-/// Adds chains that differ from all before; the first wins (G11).
+/// Adds chains, or what is left of them, that differ from all before; the first wins (G11).
 pub fn merge(chains: &mut Vec<Chain>, more: Vec<Chain>) {
-    for chain in more {
-        if !chains.iter().any(|known| known.conflicts_with(&chain)) {
+    for mut chain in more {
+        if !chain.is_nonsense() && chains.iter().all(|known| chain.yields_to(known)) {
             chains.push(chain);
         }
     }
+}
+
+/// A name, or whole labels below a name: what a chain can be chosen by.
+fn is_server_name(name: &str) -> bool {
+    let rest = name.strip_prefix("*.").unwrap_or(name);
+    !rest.is_empty() && !rest.contains('*')
 }

@@ -1,9 +1,8 @@
 //! Listeners of gateways: one for each port of the merged Gateways (GW2–GW5, GT1–GT5, IG1–IG3).
 
-use std::collections::BTreeSet;
-
 use mesh_proto::crd::virtual_service::L4MatchAttributes;
 use mesh_proto::names::{MESH_ALPN, cluster};
+use mesh_proto::xds::tls::DownstreamTlsContext;
 use mesh_proto::xds::{core, listener};
 
 use super::chain::Chain;
@@ -71,13 +70,21 @@ fn chains(context: &PushContext, node: &Node, port: &Port, name: &str) -> Vec<Ch
 }
 
 fn https(context: &PushContext, node: &Node, server: &Server, stat_prefix: String, table: String) -> Vec<Chain> {
-    let settings = server.spec().tls.as_ref().and_then(|settings| tls::context(settings, true));
+    let Some(settings) = server_tls(node, server, true) else { return Vec::new() };
     vec![Chain {
         server_names: server.server_names(),
-        tls: settings,
+        tls: Some(settings),
         filters: vec![filters::http(context, node, stat_prefix, table)],
         ..Chain::default()
     }]
+}
+
+/// TLS that ends here. A server whose clients' certificates are pinned is left out for our own proxy, which cannot check pins yet: the
+/// server is closed rather than open to clients that it means to keep out.
+fn server_tls(node: &Node, server: &Server, http: bool) -> Option<DownstreamTlsContext> {
+    let settings = server.spec().tls.as_ref().filter(|_| server.is_tls())?;
+    let pinned = !settings.verify_certificate_spki.is_empty() || !settings.verify_certificate_hash.is_empty();
+    if pinned && node.ferromesh { None } else { tls::context(settings, http) }
 }
 
 /// Opaque TCP, with TLS ended first where the server says so: the first TCP route of a VirtualService takes it.
@@ -98,7 +105,10 @@ fn terminated_or_plain(context: &PushContext, node: &Node, server: &Server) -> V
         Some((tcp::filters(&site, &to, host, subset, &name), wire::config_metadata(&config.key)))
     });
     let Some((filters, metadata)) = found else { return Vec::new() };
-    let settings = server.spec().tls.as_ref().and_then(|settings| tls::context(settings, false));
+    let settings = server_tls(node, server, false);
+    if server.is_tls() && settings.is_none() {
+        return Vec::new();
+    }
     vec![Chain {
         server_names: if server.is_tls() { server.server_names() } else { Vec::new() },
         tls: settings,
@@ -121,7 +131,6 @@ fn passthrough(context: &PushContext, node: &Node, server: &Server) -> Vec<Chain
     }
     let gateway = server.gateway_name();
     let site = Site { context, node, gateway: &gateway, port: server.number(), tls: true };
-    let mut taken = BTreeSet::new();
     let mut chains = Vec::new();
     for config in context.virtual_services(node, &gateway) {
         if server.shared_hosts(&config).is_empty() {
@@ -134,14 +143,11 @@ fn passthrough(context: &PushContext, node: &Node, server: &Server) -> Vec<Chain
             for one in &rule.matches {
                 let here = one.port.is_none_or(|port| port == 0 || port == u32::from(site.port))
                     && (one.gateways.is_empty() || one.gateways.contains(&gateway));
-                // A name may stand in one chain only; the first has it.
-                let fresh: Vec<String> = one.sni_hosts.iter().filter(|name| !taken.contains(*name)).cloned().collect();
-                if !here || fresh.is_empty() {
+                if !here {
                     continue;
                 }
-                taken.extend(fresh.iter().cloned());
                 chains.push(Chain {
-                    server_names: fresh,
+                    server_names: one.sni_hosts.clone(),
                     filters: tcp::filters(&site, &to, host, subset, &name),
                     metadata: Some(wire::config_metadata(&config.key)),
                     ..Chain::default()

@@ -97,7 +97,8 @@ fn limits(proxy: &mut TcpProxy, site: &Site<'_>, host: &str, subset: &str) {
             .and_then(|balancer| balancer.consistent_hash.as_ref())
             .map(|hash| hash.use_source_ip)
     };
-    if levels().find_map(sticky) == Some(Some(true)) {
+    // Our own proxy does not balance by hash yet.
+    if levels().find_map(sticky) == Some(Some(true)) && !site.node.ferromesh {
         use envoy_type::hash_policy::{PolicySpecifier, SourceIp};
         proxy.hash_policy =
             vec![envoy_type::HashPolicy { policy_specifier: Some(PolicySpecifier::SourceIp(SourceIp::default())) }];

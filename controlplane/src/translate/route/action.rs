@@ -10,16 +10,17 @@ use mesh_proto::xds::{matcher, route, wkt};
 use super::super::wire;
 use super::headers::{self, Operations};
 use super::{Site, condition, destination, hash, retry};
+use crate::model::Node;
 
 /// The action of a rule, and the header operations that stand beside it on the route; `None` if an expression is wrong.
 pub fn forward(site: &Site<'_>, rule: &HttpRoute) -> Option<(route::RouteAction, Operations)> {
     let mut operations = headers::operations(rule.headers.as_ref());
     let mut action = route::RouteAction::default();
-    timeout(&mut action, rule.timeout.map_or(Duration::ZERO, |timeout| timeout.0));
+    timeout(site.node, &mut action, rule.timeout.map_or(Duration::ZERO, |timeout| timeout.0));
     let mut authority = operations.authority.take();
     if let Some(rewrite) = &rule.rewrite {
         self::rewrite(&mut action, rewrite)?;
-        authority = rewrite.authority.clone().filter(|authority| !authority.is_empty()).or(authority);
+        authority = rewrite.authority.clone().filter(|authority| headers::is_authority(authority)).or(authority);
     }
     match rule.route.as_slice() {
         [] => return None,
@@ -38,25 +39,26 @@ pub fn forward(site: &Site<'_>, rule: &HttpRoute) -> Option<(route::RouteAction,
     action.hash_policy = rule.route.iter().filter_map(|one| hash::policy(site, &one.destination)).collect();
     let sticky = rule.route.len() == 1 && !action.hash_policy.is_empty();
     let retries = rule.retries.as_ref().or(site.context.mesh.default_http_retry_policy.as_ref());
-    action.retry_policy = retry::policy(retries, sticky);
+    action.retry_policy = retry::policy(site.node, retries, sticky);
     action.host_rewrite_specifier = authority.map(HostRewriteSpecifier::HostRewriteLiteral);
     Some((action, operations))
 }
 
 /// The action of a service that no rule speaks of.
-pub fn plain(cluster: String) -> route::RouteAction {
+pub fn plain(node: &Node, cluster: String) -> route::RouteAction {
     let mut action =
         route::RouteAction { cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)), ..Default::default() };
-    timeout(&mut action, Duration::ZERO);
+    timeout(node, &mut action, Duration::ZERO);
     action
 }
 
-/// Sets the time for the whole request; zero is no limit, Istio's default. A gRPC client's own deadline is kept within it.
+/// Sets the time for the whole request; zero is no limit, Istio's default. A gRPC client's own deadline is kept within it by Envoy; our own
+/// proxy leaves deadlines to client and server.
 #[allow(deprecated)]
-pub fn timeout(action: &mut route::RouteAction, limit: Duration) {
+fn timeout(node: &Node, action: &mut route::RouteAction, limit: Duration) {
     let limit: Option<wkt::Duration> = Some(wire::duration(limit));
     action.timeout = limit;
-    action.max_grpc_timeout = limit;
+    action.max_grpc_timeout = limit.filter(|_| !node.ferromesh);
 }
 
 fn weighted(site: &Site<'_>, destinations: &[HttpRouteDestination]) -> ClusterSpecifier {

@@ -7,6 +7,8 @@ use mesh_proto::xds::{matcher, route};
 use super::super::wire;
 use super::Site;
 
+/// Largest compiled expression that our proxy takes.
+const MAX_REGEX_BYTES: usize = 1 << 20;
 /// Header keys of this form name claims of a JWT (VM9). Nothing verifies tokens here, so a request never has such a claim.
 const CLAIMS: &str = "@request.auth.claims";
 /// Keys of `headers` that have fields of their own and are ignored there.
@@ -96,6 +98,8 @@ fn header_conditions(condition: &HttpMatchRequest) -> Option<Vec<route::HeaderMa
 }
 
 fn header(name: &str, wanted: &StringMatch) -> Option<route::HeaderMatcher> {
+    let plain = name.strip_prefix(':').unwrap_or(name);
+    http::HeaderName::try_from(plain).ok()?;
     use route::header_matcher::HeaderMatchSpecifier as H;
     let specifier = match is_presence(wanted) {
         true => H::PresentMatch(true),
@@ -138,6 +142,7 @@ fn string(wanted: &StringMatch) -> Option<matcher::StringMatcher> {
 /// An expression that proxies can compile. One that is wrong would make them refuse the whole table, so its route is left out instead
 /// and the user is told by validation.
 pub fn regex(pattern: &str) -> Option<matcher::RegexMatcher> {
-    regex::Regex::new(pattern).ok()?;
+    // As the proxy compiles it: as a whole, and within its limit.
+    regex::RegexBuilder::new(&format!("^(?:{pattern})$")).size_limit(MAX_REGEX_BYTES).build().ok()?;
     Some(matcher::RegexMatcher { regex: pattern.to_owned(), ..Default::default() })
 }

@@ -9,7 +9,8 @@ use super::{Site, destination};
 
 /// The hash policy of a destination, if its traffic is balanced by hash. A subset's settings beat the rule's, a port's beat both's.
 pub fn policy(site: &Site<'_>, to: &Destination) -> Option<route::route_action::HashPolicy> {
-    let service = site.service(&to.host)?;
+    // Our own proxy does not balance by hash yet.
+    let service = site.service(&to.host).filter(|_| !site.node.ferromesh)?;
     let config = site.context.destination_rule(site.node, service)?;
     let port = u32::from(destination::port(site, to));
     let subset = config.spec.subsets.iter().find(|subset| !to.subset.is_empty() && subset.name == to.subset);

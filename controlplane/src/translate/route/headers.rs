@@ -27,7 +27,7 @@ pub fn operations(headers: Option<&Headers>) -> Operations {
     let authority = |map: &std::collections::BTreeMap<String, String>| {
         let found =
             map.iter().find(|(name, _)| name.eq_ignore_ascii_case(":authority") || name.eq_ignore_ascii_case("host"));
-        found.map(|(_, value)| value.clone()).filter(|value| !value.is_empty())
+        found.map(|(_, value)| value.clone()).filter(|value| is_authority(value))
     };
     Operations {
         request_add: additions(request),
@@ -41,7 +41,7 @@ pub fn operations(headers: Option<&Headers>) -> Operations {
 fn additions(operations: &HeaderOperations) -> Vec<core::HeaderValueOption> {
     use core::header_value_option::HeaderAppendAction as Action;
     let options = |map: &std::collections::BTreeMap<String, String>, action: Action| {
-        let allowed = map.iter().filter(|(name, _)| may_change(name));
+        let allowed = map.iter().filter(|(name, value)| may_change(name) && is_format(value));
         allowed
             .map(|(name, value)| core::HeaderValueOption {
                 header: Some(core::HeaderValue { key: name.clone(), value: value.clone(), ..Default::default() }),
@@ -57,6 +57,51 @@ fn additions(operations: &HeaderOperations) -> Vec<core::HeaderValueOption> {
 
 fn removals(operations: &HeaderOperations) -> Vec<String> {
     operations.remove.iter().filter(|name| may_change(name)).cloned().collect()
+}
+
+/// True if a host may be rewritten to this.
+pub fn is_authority(text: &str) -> bool {
+    !text.is_empty() && http::HeaderValue::try_from(text).is_ok()
+}
+
+/// True if proxies can read a value with `%VARIABLES%`.
+fn is_format(value: &str) -> bool {
+    let mut parts = value.split('%');
+    let mut inside = false;
+    let known = parts.by_ref().all(|part| {
+        let good = !inside || part.is_empty() || is_variable(part);
+        inside = !inside;
+        good
+    });
+    // Percent signs come in pairs.
+    known && inside && http::HeaderValue::try_from(value).is_ok()
+}
+
+/// Variables that Envoy and our proxy know in header values.
+fn is_variable(text: &str) -> bool {
+    const KNOWN: &[&str] = &[
+        "DOWNSTREAM_REMOTE_ADDRESS",
+        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS",
+        "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT",
+        "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT",
+        "DOWNSTREAM_LOCAL_ADDRESS",
+        "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT",
+        "DOWNSTREAM_LOCAL_PORT",
+        "DOWNSTREAM_PEER_URI_SAN",
+        "DOWNSTREAM_LOCAL_URI_SAN",
+        "DOWNSTREAM_PEER_SUBJECT",
+        "DOWNSTREAM_TLS_VERSION",
+        "REQUESTED_SERVER_NAME",
+        "PROTOCOL",
+        "ROUTE_NAME",
+        "UPSTREAM_CLUSTER",
+        "UPSTREAM_CLUSTER_RAW",
+        "UPSTREAM_REMOTE_ADDRESS",
+        "UPSTREAM_HOST",
+        "RESPONSE_CODE",
+        "HOSTNAME",
+    ];
+    KNOWN.contains(&text) || (text.starts_with("REQ(") && text.ends_with(')'))
 }
 
 /// Pseudo headers and the host have rules of their own; what is no header name at all would make proxies refuse the whole table.

@@ -1,9 +1,9 @@
 //! `redirect` and `directResponse`: answers that need no upstream (VA2, VA3).
 
-use mesh_proto::crd::virtual_service::{HttpDirectResponse, HttpRedirect, RedirectPortSelection};
+use mesh_proto::crd::virtual_service::{HttpBody, HttpDirectResponse, HttpRedirect, RedirectPortSelection};
 use mesh_proto::xds::{core, route};
 
-use super::Site;
+use super::{MAX_DIRECT_RESPONSE, Site};
 
 /// A redirect; `None` if its status is none of a redirect.
 pub fn redirect(site: &Site<'_>, redirect: &HttpRedirect) -> Option<route::RedirectAction> {
@@ -21,7 +21,7 @@ pub fn redirect(site: &Site<'_>, redirect: &HttpRedirect) -> Option<route::Redir
     let scheme = text(&redirect.scheme);
     Some(route::RedirectAction {
         host_redirect: redirect.authority.clone().unwrap_or_default(),
-        port_redirect: port(site, redirect, scheme.as_deref()),
+        port_redirect: port(site, redirect, scheme.as_deref()).min(u16::MAX.into()),
         path_rewrite_specifier: path.or_else(|| text(&redirect.prefix_rewrite).map(Path::PrefixRewrite)),
         scheme_rewrite_specifier: scheme.map(SchemeRewriteSpecifier::SchemeRedirect),
         response_code: code.into(),
@@ -44,10 +44,14 @@ fn port(site: &Site<'_>, redirect: &HttpRedirect, scheme: Option<&str>) -> u32 {
     }
 }
 
-/// A fixed response; `None` if its status is none that HTTP knows.
+/// A fixed response; `None` if its status is none that HTTP knows, or its body is too long.
 pub fn direct(response: &HttpDirectResponse) -> Option<route::DirectResponseAction> {
     use core::data_source::Specifier;
-    if !(200..600).contains(&response.status) {
+    let too_long = |body: &HttpBody| {
+        let length = body.string.as_ref().map(String::len).or(body.bytes.as_ref().map(Vec::len));
+        length.is_some_and(|length| length > MAX_DIRECT_RESPONSE as usize)
+    };
+    if !(200..600).contains(&response.status) || response.body.as_ref().is_some_and(too_long) {
         return None;
     }
     let body = response.body.as_ref().and_then(|body| match (&body.string, &body.bytes) {

@@ -4,18 +4,37 @@ use mesh_proto::crd::virtual_service::HttpRetry;
 use mesh_proto::xds::route;
 
 use super::super::wire;
+use crate::model::Node;
 
 /// What is retried unless a rule says otherwise: only what the upstream cannot have processed, and gRPC's own refusals.
 const DEFAULT_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
 const DEFAULT_ATTEMPTS: u32 = 2;
 /// How often another endpoint is looked for when the picked one was tried already.
 const HOST_SELECTION_ATTEMPTS: i64 = 5;
+/// Envoy's conditions, those of gRPC last.
+const KNOWN: &[&str] = &[
+    "5xx",
+    "gateway-error",
+    "reset",
+    "reset-before-request",
+    "connect-failure",
+    "envoy-ratelimited",
+    "retriable-4xx",
+    "refused-stream",
+    STATUS_CODES,
+    "retriable-headers",
+    "cancelled",
+    "deadline-exceeded",
+    "internal",
+    "resource-exhausted",
+    "unavailable",
+];
 const STATUS_CODES: &str = "retriable-status-codes";
 const PREVIOUS_HOSTS: &str = "envoy.retry_host_predicates.previous_hosts";
 const PREVIOUS_PRIORITIES: &str = "envoy.retry_priorities.previous_priorities";
 
 /// The policy of a rule, or of the mesh, or the default; `None` switches retries off. With affinity by hash a retry goes to the same endpoint.
-pub fn policy(retries: Option<&HttpRetry>, consistent_hash: bool) -> Option<route::RetryPolicy> {
+pub fn policy(node: &Node, retries: Option<&HttpRetry>, consistent_hash: bool) -> Option<route::RetryPolicy> {
     let mut policy = route::RetryPolicy {
         retry_on: DEFAULT_ON.to_owned(),
         num_retries: wire::number(DEFAULT_ATTEMPTS),
@@ -33,7 +52,8 @@ pub fn policy(retries: Option<&HttpRetry>, consistent_hash: bool) -> Option<rout
         (policy.retry_on, policy.retriable_status_codes) = conditions(&retries.retry_on);
     }
     policy.per_try_timeout = retries.per_try_timeout.map(|timeout| wire::duration(timeout.0));
-    if retries.retry_remote_localities == Some(true) {
+    // Our own proxy does not choose by priority when it retries yet.
+    if retries.retry_remote_localities == Some(true) && !node.ferromesh {
         policy.retry_priority = Some(previous_priorities());
     }
     if let Some(backoff) = retries.backoff.filter(|backoff| !backoff.0.is_zero()) {
@@ -45,14 +65,15 @@ pub fn policy(retries: Option<&HttpRetry>, consistent_hash: bool) -> Option<rout
     Some(policy)
 }
 
-/// Conditions and bare status codes (VR3).
+/// Conditions and bare status codes (VR3). What no proxy knows is left out: it would be refused together with the whole table.
 fn conditions(text: &str) -> (String, Vec<u32>) {
     let mut names = Vec::new();
     let mut codes = Vec::new();
     for word in text.split(',').map(str::trim).filter(|word| !word.is_empty()) {
         match word.parse::<u32>() {
             Ok(code) if (100..600).contains(&code) => codes.push(code),
-            _ => names.push(word),
+            _ if KNOWN.contains(&word) => names.push(word),
+            _ => {}
         }
     }
     if !codes.is_empty() && !names.contains(&STATUS_CODES) {

@@ -41,8 +41,8 @@ pub fn default_route(site: &Site<'_>, service: &Service, port: &ServicePort) -> 
         port: Some(mesh_proto::crd::PortSelector { number: port.number.into() }),
         ..Default::default()
     };
-    let mut action = action::plain(cluster::outbound(port.number, "", &service.host));
-    action.retry_policy = retry::policy(site.context.mesh.default_http_retry_policy.as_ref(), false);
+    let mut action = action::plain(site.node, cluster::outbound(port.number, "", &service.host));
+    action.retry_policy = retry::policy(site.node, site.context.mesh.default_http_retry_policy.as_ref(), false);
     action.hash_policy = hash::policy(site, &to).into_iter().collect();
     route::Route {
         name: DEFAULT.to_owned(),
@@ -69,7 +69,11 @@ fn translate(
         decorator: Some(decorator(operation(site, config, &r#match, &action))),
         r#match: Some(r#match),
         metadata: Some(wire::config_metadata(&config.key)),
-        stat_prefix: condition.map(|condition| condition.stat_prefix.clone()).unwrap_or_default(),
+        // Our own proxy has no statistics of routes.
+        stat_prefix: condition
+            .filter(|_| !site.node.ferromesh)
+            .map(|condition| condition.stat_prefix.clone())
+            .unwrap_or_default(),
         request_headers_to_add: operations.request_add,
         request_headers_to_remove: operations.request_remove,
         response_headers_to_add: operations.response_add,

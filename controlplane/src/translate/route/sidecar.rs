@@ -200,7 +200,7 @@ fn catch_all(context: &PushContext, node: &Node, local: bool, attempts: bool) ->
     let (name, action) = if nowhere {
         ("block_all", Action::DirectResponse(route::DirectResponseAction { status: 502, ..Default::default() }))
     } else {
-        ("allow_any", Action::Route(action::plain(to)))
+        ("allow_any", Action::Route(action::plain(node, to)))
     };
     route::VirtualHost {
         name: name.to_owned(),

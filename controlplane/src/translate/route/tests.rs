@@ -53,10 +53,15 @@ fn value(text: &str) -> Value {
     yaml_serde::from_str(text).unwrap_or_else(|error| panic!("{text}: {error}"))
 }
 
+/// A stock Envoy: it is sent everything, ours what it understands.
+fn envoy() -> Node {
+    Node { ferromesh: false, ..node("shop", "client", "10.1.0.1") }
+}
+
 /// The routes of `reviews:9080` under these rules, without what every route has.
 fn routes(http: &str) -> Vec<Value> {
     let context = context(&virtual_service("reviews", "reviews", &format!("http: {http}")));
-    let table = table(&context, &node("shop", "client", "10.1.0.1"), "9080").unwrap();
+    let table = table(&context, &envoy(), "9080").unwrap();
     let host = table.virtual_hosts.iter().find(|host| host.name == format!("{HOST}:9080")).unwrap();
     let strip = |route: &route::Route| {
         let mut json = yaml::to_json(route).unwrap();
@@ -283,7 +288,7 @@ fn retries_are_istios() {
 fn the_meshs_retry_policy_is_the_default() {
     let mesh = "defaultHttpRetryPolicy: {attempts: 5, retryOn: reset}";
     let context = context_of(mesh, SERVICES);
-    let table = table(&context, &node("shop", "client", "10.1.0.1"), "9080").unwrap();
+    let table = table(&context, &envoy(), "9080").unwrap();
     let json = yaml::to_json(&table.virtual_hosts[0].routes[0]).unwrap();
     assert_eq!(json["route"]["retry_policy"]["num_retries"], 5);
     assert_eq!(json["route"]["retry_policy"]["retry_on"], "reset");
@@ -319,6 +324,36 @@ fn headers_are_set_added_and_removed() {
 }
 
 #[test]
+fn what_proxies_would_refuse_is_left_out() {
+    for (rule, expected) in [
+        (
+            format!(
+                "headers: {{request: {{set: {{'bad name': x, a: '100%', b: '%NOTHING%', c: '%REQ(x)%', d: '50%%'}}}}}}, {TO}"
+            ),
+            "{request_headers_to_add: [{header: {key: c, value: '%REQ(x)%'}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}, {header: {key: d, value: '50%%'}, append_action: OVERWRITE_IF_EXISTS_OR_ADD}], route: {}}",
+        ),
+        (format!("rewrite: {{authority: \"a\\nb\"}}, {TO}"), "{route: {}}"),
+    ] {
+        assert_eq!(action(&format!("{{{rule}}}")), value(expected), "{rule}");
+    }
+    for rule in [
+        "redirect: {redirectCode: 200}".to_owned(),
+        "directResponse: {status: 20}".to_owned(),
+        format!("directResponse: {{status: 200, body: {{string: '{}'}}}}", "x".repeat(1024 * 1024 + 1)),
+        format!("match: [{{uri: {{regex: '['}}}}], {TO}"),
+        format!("match: [{{headers: {{'bad name': {{exact: x}}}}}}], {TO}"),
+        format!("rewrite: {{uriRegexRewrite: {{match: '(', rewrite: x}}}}, {TO}"),
+        "route: []".to_owned(),
+    ] {
+        let found = routes(&format!("[{{name: bad, {rule}}}, {{name: good, {TO}}}]"));
+        assert_eq!(found.len(), 1, "{rule}");
+        assert_eq!(found[0]["name"], "good", "{rule}");
+    }
+    let found = routes(&format!("[{{retries: {{attempts: 1, retryOn: '5xx,whatever,42'}}, {TO}}}]"));
+    assert_eq!(found[0]["route"]["retry_policy"]["retry_on"], "5xx");
+}
+
+#[test]
 fn affinity_hashes_what_the_rule_of_the_destination_says() {
     let rule = "\n---\nkind: DestinationRule\nmetadata: {name: reviews, namespace: shop}\nspec: {host: reviews, trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: x-user}}}, subsets: [{name: v1, trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true}}}}]}";
     for (destination, expected) in [
@@ -328,7 +363,7 @@ fn affinity_hashes_what_the_rule_of_the_destination_says() {
         let more =
             virtual_service("reviews", "reviews", &format!("http: [{{route: [{{destination: {destination}}}]}}]"));
         let context = context(&(more + rule));
-        let table = table(&context, &node("shop", "client", "10.1.0.1"), "9080").unwrap();
+        let table = table(&context, &envoy(), "9080").unwrap();
         let host = table.virtual_hosts.iter().find(|host| host.name.starts_with("reviews")).unwrap();
         let json = yaml::to_json(&host.routes[0]).unwrap();
         assert_eq!(json["route"]["hash_policy"], value(expected), "{destination}");
