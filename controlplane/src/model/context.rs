@@ -178,6 +178,13 @@ impl PushContext {
         self.scope(node).services.clone()
     }
 
+    /// The service of this host among those that a node may reach.
+    pub fn reachable(&self, node: &Node, host: &str) -> Option<Arc<Service>> {
+        let scope = self.scope(node);
+        let index = scope.services.binary_search_by(|service| (*service.host).cmp(host)).ok()?;
+        Some(scope.services[index].clone())
+    }
+
     /// The services of one egress listener of the node's Sidecar, with the listener's port only if it has one.
     pub fn listener_services(&self, node: &Node, listener: &IstioEgressListener) -> Vec<Arc<Service>> {
         scope::listener_services(self, &node.namespace, listener)

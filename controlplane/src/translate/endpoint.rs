@@ -9,11 +9,13 @@ use mesh_proto::xds::endpoint::{
 };
 use mesh_proto::xds::{core, wkt};
 
+use super::locality::{self, Failover};
 use super::{Names, cluster, wire};
 use crate::model::{Address, Endpoint, Mode, Name, Node, PushContext, Service, ServicePort, Workload};
+use crate::translate::cluster::policy;
 
 /// A part of a service: a port, and the labels of a subset.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Part<'a> {
     /// The service.
     pub service: &'a Service,
@@ -21,6 +23,8 @@ pub struct Part<'a> {
     pub port: &'a ServicePort,
     /// Labels of the subset.
     pub labels: Option<&'a BTreeMap<String, String>>,
+    /// How endpoints farther away are held back; absent where all are alike.
+    pub failover: Option<Failover<'a>>,
 }
 
 /// The assignments that are wanted. `All` is every EDS cluster in sight.
@@ -34,19 +38,12 @@ pub fn assignments(context: &PushContext, node: &Node, wanted: Names<'_>) -> Vec
             &all
         }
     };
-    let services: BTreeMap<Name, _> =
-        context.services(node).into_iter().map(|service| (service.host.clone(), service)).collect();
-    list.iter().filter_map(|name| named(context, node, &services, name)).collect()
+    list.iter().filter_map(|name| named(context, node, name)).collect()
 }
 
-fn named(
-    context: &PushContext,
-    node: &Node,
-    services: &BTreeMap<Name, std::sync::Arc<Service>>,
-    name: &str,
-) -> Option<ClusterLoadAssignment> {
+fn named(context: &PushContext, node: &Node, name: &str) -> Option<ClusterLoadAssignment> {
     let parsed = names::parse(name).filter(|parsed| parsed.direction == names::Direction::Outbound)?;
-    let service = services.get(parsed.host)?;
+    let service = &*context.reachable(node, parsed.host)?;
     if cluster::discovery(node, service) != DiscoveryType::Eds {
         return None;
     }
@@ -56,7 +53,10 @@ fn named(
         "" => None,
         subset => Some(&rule.as_ref()?.spec.subsets.iter().find(|known| known.name == subset)?.labels),
     };
-    Some(assignment(context, node, &Part { service, port, labels }, name))
+    let subset = (!parsed.subset.is_empty()).then_some(parsed.subset);
+    let traffic = policy::effective(rule.as_ref().map(|rule| &rule.spec), subset, port.number);
+    let failover = locality::Failover::of(&traffic, &context.mesh, node);
+    Some(assignment(context, node, &Part { service, port, labels, failover }, name))
 }
 
 /// The endpoints of a part of a service, under the name of its cluster.
@@ -71,11 +71,13 @@ pub fn assignment(context: &PushContext, node: &Node, part: &Part<'_>, name: &st
             groups.entry(&endpoint.workload.locality).or_default().push(one(context, node, part.service, endpoint));
         }
     }
+    let priorities = part.failover.as_ref().map(|failover| failover.priorities(groups.keys().copied()));
     let endpoints = groups.into_iter().map(|(locality, lb_endpoints)| {
         let weight = lb_endpoints.iter().map(|one| one.load_balancing_weight.as_ref().map_or(1, |weight| weight.value));
         LocalityLbEndpoints {
-            locality: self::locality(locality),
+            locality: self::message(locality),
             load_balancing_weight: wire::number(weight.fold(0, u32::saturating_add)),
+            priority: priorities.as_ref().and_then(|known| known.get(locality).copied()).unwrap_or(0),
             lb_endpoints,
             ..Default::default()
         }
@@ -83,7 +85,7 @@ pub fn assignment(context: &PushContext, node: &Node, part: &Part<'_>, name: &st
     ClusterLoadAssignment { cluster_name: name.to_owned(), endpoints: endpoints.collect(), ..Default::default() }
 }
 
-fn locality(text: &str) -> Option<core::Locality> {
+fn message(text: &str) -> Option<core::Locality> {
     let mut parts = text.split('/').map(str::to_owned);
     let mut next = || parts.next().unwrap_or_default();
     let locality = core::Locality { region: next(), zone: next(), sub_zone: next() };

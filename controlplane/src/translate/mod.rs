@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod endpoint;
 pub mod http;
 pub mod listener;
+pub mod locality;
 pub mod name_table;
 pub mod route;
 pub mod secret;

@@ -17,6 +17,7 @@ use mesh_proto::xds::cluster::cluster::{
 };
 use mesh_proto::xds::{core, endpoint as eds, wkt};
 
+use super::locality::Failover;
 use super::{Names, endpoint, telemetry, wire};
 use crate::model::{Interception, Node, NodeKind, Protocol, PushContext, Resolution, Service, ServicePort, Target};
 use policy::Speaks;
@@ -80,7 +81,7 @@ impl Outbound<'_> {
         let http = self.traffic.connection_pool.as_ref().and_then(|pool| pool.http.as_ref());
         let speaks = Speaks::of(self.port.protocol, http, mesh);
         let mut cluster = Cluster { name, ..Default::default() };
-        let keeps_address = policy::load_balancer(&mut cluster, self.traffic);
+        let keeps_address = policy::load_balancer(&mut cluster, self.traffic, self.node);
         let kind = if keeps_address && self.node.kind == NodeKind::Sidecar {
             DiscoveryType::OriginalDst
         } else {
@@ -117,7 +118,8 @@ impl Outbound<'_> {
     }
 
     fn inline(&self, name: &str) -> Option<eds::ClusterLoadAssignment> {
-        let part = endpoint::Part { service: self.service, port: self.port, labels: self.labels };
+        let failover = Failover::of(self.traffic, &self.context.mesh, self.node);
+        let part = endpoint::Part { service: self.service, port: self.port, labels: self.labels, failover };
         let assignment = endpoint::assignment(self.context, self.node, &part, name);
         (!assignment.endpoints.is_empty()).then_some(assignment)
     }

@@ -1,16 +1,19 @@
 //! Which settings of a DestinationRule hold for a port and subset (DR4), and what they are in a cluster (LB1, CP1–CP14, OD1–OD8, DR8).
 
 use mesh_proto::crd::destination_rule::{
-    ConnectionPoolSettings, H2UpgradePolicy, HttpSettings, OutlierDetection, SimpleLb, TcpKeepalive, TrafficPolicy,
+    ConnectionPoolSettings, ConsistentHashLb, H2UpgradePolicy, HttpSettings, LoadBalancerSettings, OutlierDetection,
+    SimpleLb, TcpKeepalive, TrafficPolicy,
 };
 use mesh_proto::crd::{DestinationRule, MeshConfig};
-use mesh_proto::xds::cluster::cluster::{CommonLbConfig, LbPolicy};
+use mesh_proto::xds::cluster::cluster::{
+    CommonLbConfig, LbConfig, LbPolicy, LeastRequestLbConfig, MaglevLbConfig, RingHashLbConfig, RoundRobinLbConfig,
+};
 use mesh_proto::xds::cluster::{self, CircuitBreakers, Cluster, circuit_breakers};
 use mesh_proto::xds::http_protocol_options::http_protocol_options as upstream;
 use mesh_proto::xds::{core, envoy_type, http_protocol_options, pack};
 
 use super::super::wire;
-use crate::model::Protocol;
+use crate::model::{Node, Protocol};
 
 /// Key of the HTTP options in a cluster.
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
@@ -179,9 +182,16 @@ fn tcp_keepalive(raw: &TcpKeepalive) -> core::TcpKeepalive {
     }
 }
 
-/// Writes the algorithm (LB1). True if the client's own destination is kept (PASSTHROUGH).
-pub fn load_balancer(cluster: &mut Cluster, policy: &TrafficPolicy) -> bool {
-    let simple = policy.load_balancer.as_ref().and_then(|balancer| balancer.simple).unwrap_or_default();
+/// Writes the algorithm (LB1–LB3). True if the client's own destination is kept (PASSTHROUGH). Affinity by hash and slow start are for
+/// Envoy: validation refuses them for our own proxies, which would refuse the cluster.
+pub fn load_balancer(cluster: &mut Cluster, policy: &TrafficPolicy, node: &Node) -> bool {
+    let default = LoadBalancerSettings::default();
+    let settings = policy.load_balancer.as_ref().unwrap_or(&default);
+    if let Some(hash) = settings.consistent_hash.as_ref().filter(|_| !node.ferromesh) {
+        consistent_hash(cluster, hash);
+        return false;
+    }
+    let simple = settings.simple.unwrap_or_default();
     let algorithm = match simple {
         SimpleLb::Unspecified | SimpleLb::LeastConn | SimpleLb::LeastRequest => LbPolicy::LeastRequest,
         SimpleLb::Random => LbPolicy::Random,
@@ -189,7 +199,47 @@ pub fn load_balancer(cluster: &mut Cluster, policy: &TrafficPolicy) -> bool {
         SimpleLb::Passthrough => LbPolicy::ClusterProvided,
     };
     cluster.lb_policy = algorithm.into();
+    if let Some(slow_start) = slow_start(settings).filter(|_| !node.ferromesh) {
+        let slow_start_config = Some(slow_start);
+        cluster.lb_config = match algorithm {
+            LbPolicy::LeastRequest => {
+                Some(LbConfig::LeastRequestLbConfig(LeastRequestLbConfig { slow_start_config, ..Default::default() }))
+            }
+            LbPolicy::RoundRobin => Some(LbConfig::RoundRobinLbConfig(RoundRobinLbConfig { slow_start_config })),
+            _ => None,
+        };
+    }
     simple == SimpleLb::Passthrough
+}
+
+fn consistent_hash(cluster: &mut Cluster, hash: &ConsistentHashLb) {
+    let size = |value: u64, default: u64| {
+        Some(mesh_proto::xds::wkt::UInt64Value { value: if value > 0 { value } else { default } })
+    };
+    if let Some(maglev) = &hash.maglev {
+        cluster.lb_policy = LbPolicy::Maglev.into();
+        cluster.lb_config =
+            Some(LbConfig::MaglevLbConfig(MaglevLbConfig { table_size: size(maglev.table_size, 65_537) }));
+        return;
+    }
+    let ring = hash.ring_hash.as_ref().map_or(hash.minimum_ring_size, |ring| ring.minimum_ring_size);
+    cluster.lb_policy = LbPolicy::RingHash.into();
+    cluster.lb_config = Some(LbConfig::RingHashLbConfig(RingHashLbConfig {
+        minimum_ring_size: size(ring, 1024),
+        ..Default::default()
+    }));
+}
+
+fn slow_start(settings: &LoadBalancerSettings) -> Option<cluster::cluster::SlowStartConfig> {
+    let warmup = settings.warmup.clone();
+    let window = warmup.as_ref().and_then(|warmup| warmup.duration).or(settings.warmup_duration_secs)?;
+    let percent = warmup.as_ref().and_then(|warmup| warmup.minimum_percent).unwrap_or(10.0);
+    let aggression = warmup.as_ref().and_then(|warmup| warmup.aggression).unwrap_or(1.0);
+    Some(cluster::cluster::SlowStartConfig {
+        slow_start_window: Some(wire::duration(window.0)),
+        min_weight_percent: Some(envoy_type::Percent { value: percent }),
+        aggression: Some(core::RuntimeDouble { default_value: aggression, ..Default::default() }),
+    })
 }
 
 /// Writes the ejection of failing hosts (OD1–OD7). Source: Istio's `applyOutlierDetection`.
