@@ -33,8 +33,8 @@ pub struct Run {
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Worker threads; 0 is one for each processor.
-    #[arg(long, env = "PROXY_CONCURRENCY", default_value_t = 0)]
-    pub concurrency: usize,
+    #[arg(long, alias = "concurrency", env = "PROXY_CONCURRENCY", value_name = "N", default_value_t = 0)]
+    pub workers: usize,
     /// The control plane, `HOST:PORT` over TLS or `http://HOST:PORT`.
     #[arg(long, value_name = "ADDRESS")]
     pub discovery_address: Option<String>,

@@ -52,7 +52,7 @@ async fn run(run: Run) -> Result<()> {
     }
     bootstrap.drain = run.drain_time.unwrap_or(bootstrap.drain);
     let patience = bootstrap.drain;
-    let proxy = Proxy::start(bootstrap, Options { workers: run.concurrency }).await?;
+    let proxy = Proxy::start(bootstrap, Options { workers: run.workers }).await?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let ready = async {
         proxy.ready().await;
