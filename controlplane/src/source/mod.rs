@@ -1,1 +1,15 @@
-//! Where objects come from. A source delivers batches of [`crate::model::Change`]s and findings about what it could not take.
+//! Where objects come from: each source reads, has [`crate::validate`] judge, and tells [`crate::model`] what changed.
+//!
+//! A source never lets one bad object disturb another: it reports a finding, and the last good version stays in force.
+
+mod document;
+pub mod file;
+mod kinds;
+mod locate;
+pub(crate) mod typed;
+
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub use document::{Document, Outcome, read};
+pub use file::{FileError, FileSource, Update};
