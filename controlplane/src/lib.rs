@@ -7,7 +7,10 @@
 //! of context and node; [`xds`] sends what is new to whom. Beside that path, [`ca`] signs certificates, [`validate`] judges objects,
 //! and [`debug`] shows what is known. [`app`] is the composition root.
 
+pub mod app;
+pub mod args;
 pub mod ca;
+pub mod debug;
 pub mod metrics;
 pub mod model;
 pub mod push;

@@ -11,13 +11,9 @@ use super::{Scope, World};
 use crate::metrics::Metrics;
 use crate::model::{Change, Changes, Kind, Model, Node, Object, PushContext, Spec};
 use crate::translate;
+use crate::validate::{self, MESH_CONFIG_KEY, MESH_CONFIG_NAME};
 use crate::xds::auth::Authenticator;
 use crate::xds::{Names, Resource, ResourceType};
-
-/// Name of the ConfigMap that holds the mesh's settings.
-const MESH_CONFIG: &str = "istio";
-/// Its key.
-const MESH_CONFIG_KEY: &str = "mesh";
 
 /// The model, and who reads what comes of it.
 #[derive(Debug)]
@@ -44,17 +40,17 @@ impl Known {
                     _ => continue,
                 },
             };
-            if key.kind != Kind::ConfigMap || &*key.namespace != ROOT_NAMESPACE || &*key.name != MESH_CONFIG {
+            if key.kind != Kind::ConfigMap || &*key.namespace != ROOT_NAMESPACE || &*key.name != MESH_CONFIG_NAME {
                 continue;
             }
             let mesh = match text {
                 None => Ok(MeshConfig::default()),
-                Some(text) => yaml_serde::from_str(text),
+                Some(text) => validate::mesh_config(text).map(|(mesh, _)| mesh),
             };
             match mesh {
                 Ok(mesh) => changed |= self.model.set_mesh(mesh),
-                // The source has reported it too, with its place; what was known before stays.
-                Err(error) => tracing::error!(%error, "the mesh's settings cannot be read"),
+                // Sources report these with their place, and keep such an object out; what was known before stays.
+                Err(findings) => findings.iter().for_each(|finding| tracing::error!("the mesh's settings: {finding}")),
             }
         }
         changed

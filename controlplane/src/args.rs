@@ -1,0 +1,137 @@
+//! The command line of `mesh-controlplane`, turned into [`Settings`].
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use mesh_proto::names::port;
+
+use crate::app::{CaSettings, Settings};
+use crate::push::Debounce;
+
+/// Ferromesh's control plane.
+#[derive(Debug, Parser)]
+#[command(name = "mesh-controlplane", version)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve configuration and certificates until SIGTERM or SIGINT.
+    Run(Box<Run>),
+}
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Directory or file of YAML, watched; may be given several times.
+    #[arg(long = "config-dir", value_name = "DIR")]
+    config_dirs: Vec<PathBuf>,
+    /// Refused: a Kubernetes source is not in this release.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Plaintext xDS, and certificates for this machine.
+    #[arg(long, value_name = "ADDR", default_value_t = any(port::XDS_PLAINTEXT))]
+    grpc_addr: SocketAddr,
+    /// xDS and certificates over TLS.
+    #[arg(long, value_name = "ADDR", default_value_t = any(port::XDS_TLS))]
+    secure_grpc_addr: SocketAddr,
+    /// Metrics, version, debug pages.
+    #[arg(long, value_name = "ADDR", default_value_t = any(port::MONITORING))]
+    monitoring_addr: SocketAddr,
+    /// DNS domain of Kubernetes services.
+    #[arg(long, default_value = "cluster.local")]
+    domain: String,
+    /// Keep the self-signed root and the key of tokens in this directory; without it they last as long as the process.
+    #[arg(long, value_name = "DIR", conflicts_with = "plugged_in_ca_dir")]
+    ca_dir: Option<PathBuf>,
+    /// Sign by the authority in this directory: ca-cert.pem, ca-key.pem, root-cert.pem, cert-chain.pem.
+    #[arg(long, value_name = "DIR")]
+    plugged_in_ca_dir: Option<PathBuf>,
+    /// Another name or address by which proxies reach the TLS port; may be given several times.
+    #[arg(long = "serving-host", value_name = "HOST")]
+    serving_hosts: Vec<String>,
+    /// Pause after the last change before it is published, milliseconds.
+    #[arg(long, value_name = "MS", env = "PILOT_DEBOUNCE_AFTER_MS", default_value_t = 100)]
+    debounce_quiet_ms: u64,
+    /// Longest wait of a change, milliseconds.
+    #[arg(long, value_name = "MS", env = "PILOT_DEBOUNCE_MAX_MS", default_value_t = 10_000)]
+    debounce_max_ms: u64,
+    /// How many streams may make resources at a time; by default as many as there are processors.
+    #[arg(long, value_name = "N", env = "PILOT_PUSH_THROTTLE")]
+    push_throttle: Option<usize>,
+}
+
+fn any(port: u16) -> SocketAddr {
+    (IpAddr::V6(Ipv6Addr::UNSPECIFIED), port).into()
+}
+
+impl Run {
+    /// The settings that were meant; an error says what cannot be had.
+    pub fn settings(self) -> anyhow::Result<Settings> {
+        if let Some(file) = self.kubeconfig {
+            anyhow::bail!(
+                "--kubeconfig {}: a Kubernetes source is not in this release; give the objects as files with --config-dir",
+                file.display()
+            );
+        }
+        for path in &self.config_dirs {
+            anyhow::ensure!(path.exists(), "--config-dir {}: there is no such file or directory", path.display());
+        }
+        Ok(Settings {
+            config_dirs: self.config_dirs,
+            grpc_addr: Some(self.grpc_addr),
+            secure_grpc_addr: Some(self.secure_grpc_addr),
+            monitoring_addr: Some(self.monitoring_addr),
+            domain: self.domain,
+            ca: match self.plugged_in_ca_dir {
+                Some(dir) => CaSettings::PluggedIn { dir },
+                None => CaSettings::SelfSigned { dir: self.ca_dir },
+            },
+            debounce: Debounce {
+                quiet: Duration::from_millis(self.debounce_quiet_ms),
+                max: Duration::from_millis(self.debounce_max_ms),
+            },
+            push_throttle: self.push_throttle,
+            serving_hosts: self.serving_hosts,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn run(args: &[&str]) -> anyhow::Result<Settings> {
+        let cli = Cli::try_parse_from(["mesh-controlplane", "run"].iter().chain(args))?;
+        let Command::Run(run) = cli.command;
+        run.settings()
+    }
+
+    #[test]
+    fn defaults_are_istios_ports() {
+        let settings = run(&[]).unwrap();
+        let ports = [settings.grpc_addr, settings.secure_grpc_addr, settings.monitoring_addr];
+        assert_eq!(ports.map(|address| address.unwrap().port()), [15010, 15012, 15014]);
+        assert_eq!(settings.ca, CaSettings::SelfSigned { dir: None });
+    }
+
+    #[test]
+    fn what_cannot_be_had_is_refused() {
+        for (args, reason) in [
+            (&["--kubeconfig", "k"][..], "Kubernetes source is not in this release"),
+            (&["--config-dir", "/does/not/exist"], "no such file or directory"),
+            (&["--ca-dir", "a", "--plugged-in-ca-dir", "b"], "cannot be used with"),
+            (&["--grpc-addr", "15010"], "invalid socket address"),
+        ] {
+            let error = run(args).unwrap_err().to_string();
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+}
