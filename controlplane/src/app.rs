@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::ca::service::CertificateService;
 use crate::ca::serving::ServingTls;
-use crate::ca::{Authority, AuthorityHandle, TokenKey};
+use crate::ca::{Authority, AuthorityHandle, TokenKey, reload};
 use crate::debug::{self, Pages};
 use crate::metrics::Metrics;
 use crate::model::{Change, Model};
@@ -119,6 +119,9 @@ impl ControlPlane {
         let tasks = TaskTracker::new();
         let metrics = Metrics::new();
         let (authority, tokens) = authority(&settings.ca)?;
+        if let CaSettings::PluggedIn { dir } = &settings.ca {
+            tasks.spawn(until(stop.clone(), reload::run(dir.clone(), authority.clone())));
+        }
         watch_expiry(&authority, &metrics, &tasks, &stop);
         let authenticator = Authenticator::new(tokens.clone(), &MeshConfig::default().trust_domain);
 

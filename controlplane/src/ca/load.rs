@@ -24,6 +24,9 @@ const ROOTS: &str = "root-cert.pem";
 /// From the issuer upwards.
 const CHAIN: &str = "cert-chain.pem";
 
+/// All files of a plugged-in authority.
+pub(super) const FILES: [&str; 4] = [CERTIFICATE, KEY, ROOTS, CHAIN];
+
 /// The self-signed root of a directory, made by `make` if there is none.
 pub(super) fn kept(
     directory: &Path,

@@ -6,6 +6,7 @@
 pub mod authority;
 pub mod csr;
 mod load;
+pub mod reload;
 pub mod service;
 pub mod serving;
 pub mod token;

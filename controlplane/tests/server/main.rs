@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
 
 mod auth;
+mod binary;
 mod certificates;
 mod discovery;
 mod pages;
