@@ -299,20 +299,38 @@ impl Cluster {
 
     /// Takes a share of a resource, or says which limit is reached.
     pub fn acquire(&self, resource: Resource) -> Result<Permit, Error> {
-        let limits = &self.config.limits;
-        let (limit, name) = match resource {
-            Resource::Connections => (limits.connections, "max_connections"),
-            Resource::Pending => (limits.pending, "max_pending_requests"),
-            Resource::Requests => (limits.requests, "max_requests"),
-            Resource::Retries => (self.retry_limit(), "max_retries"),
+        self.try_acquire(resource).ok_or_else(|| {
+            self.usage.overflows.fetch_add(1, Ordering::Relaxed);
+            let limit = match resource {
+                Resource::Connections => "max_connections",
+                Resource::Pending => "max_pending_requests",
+                Resource::Requests => "max_requests",
+                Resource::Retries => "max_retries",
+            };
+            Error::Overflow { cluster: self.config.name.clone(), limit }
+        })
+    }
+
+    /// Takes a share if there is one; nothing is counted as refused.
+    pub fn try_acquire(&self, resource: Resource) -> Option<Permit> {
+        let limit = match resource {
+            Resource::Connections => self.config.limits.connections,
+            Resource::Pending => self.config.limits.pending,
+            Resource::Requests => self.config.limits.requests,
+            Resource::Retries => self.retry_limit(),
         };
         let counter = &self.usage.counts[resource as usize];
         if counter.fetch_add(1, Ordering::Relaxed) >= limit {
             counter.fetch_sub(1, Ordering::Relaxed);
-            self.usage.overflows.fetch_add(1, Ordering::Relaxed);
-            return Err(Error::Overflow { cluster: self.config.name.clone(), limit: name });
+            return None;
         }
-        Ok(Permit { usage: self.usage.clone(), resource })
+        Some(Permit { usage: self.usage.clone(), resource })
+    }
+
+    /// Takes a share, beyond the limit if need be.
+    pub fn acquire_anyway(&self, resource: Resource) -> Permit {
+        self.usage.counts[resource as usize].fetch_add(1, Ordering::Relaxed);
+        Permit { usage: self.usage.clone(), resource }
     }
 
     fn retry_limit(&self) -> u32 {

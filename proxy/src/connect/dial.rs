@@ -9,9 +9,9 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use super::Want;
 use super::io::{Shared, Stream};
-use crate::balance::{Address, Cluster, ClusterConfig, Endpoint, Permit, Transport};
+use super::{Hold, Want};
+use crate::balance::{Address, Cluster, ClusterConfig, Endpoint, Transport};
 use crate::http::body::RequestBody;
 use crate::http::error::Error;
 use crate::listener::socket::tune;
@@ -100,13 +100,13 @@ fn keepalive(stream: &TcpStream, config: &ClusterConfig) {
     }
 }
 
-/// A new HTTP connection; `permit` is held for as long as it lives.
+/// A new HTTP connection; `hold` is held for as long as it lives.
 pub(super) async fn dial(
     cluster: &Arc<Cluster>,
     endpoint: &Endpoint,
     want: Want,
     host: Option<&str>,
-    permit: Permit,
+    hold: Hold,
 ) -> Result<Dialed, Error> {
     let alpn = match want {
         Want::Http1 => AlpnUse::Http1,
@@ -137,7 +137,7 @@ pub(super) async fn dial(
         let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
         tokio::task::spawn_local(async move {
             let _ = connection.await;
-            drop(permit);
+            drop(hold);
         });
         Sender::Http2(sender)
     } else {
@@ -145,7 +145,7 @@ pub(super) async fn dial(
             http1::Builder::new().preserve_header_case(true).handshake(io).await.map_err(failed)?;
         tokio::task::spawn_local(async move {
             let _ = connection.with_upgrades().await;
-            drop(permit);
+            drop(hold);
         });
         Sender::Http1(sender)
     };

@@ -16,7 +16,7 @@ use hyper::client::conn::{http1, http2};
 use tokio::time::Instant;
 
 use crate::Name;
-use crate::balance::{Address, Cluster, Endpoint, Resource, Transport, UpstreamProtocol};
+use crate::balance::{Address, Cluster, Endpoint, Permit, Resource, Transport, UpstreamProtocol};
 use crate::http::body::RequestBody;
 use crate::http::error::Error;
 use crate::tls::TlsInfo;
@@ -103,11 +103,41 @@ pub struct Http2 {
     pub meta: Rc<Meta>,
     /// False for a new connection.
     pub reused: bool,
+    room: Rc<Room>,
 }
 
 impl Drop for Http2 {
     fn drop(&mut self) {
         self.meta.streams.set(self.meta.streams.get().saturating_sub(1));
+        self.room.returned.notify_one();
+    }
+}
+
+/// How many connections a pool has, and who waits for one.
+#[derive(Debug, Default)]
+struct Room {
+    open: Cell<u32>,
+    returned: tokio::sync::Notify,
+}
+
+/// Held by a connection for as long as it lives: its place in the pool and its share of the cluster's limit.
+#[derive(Debug)]
+pub(super) struct Hold {
+    room: Rc<Room>,
+    _permit: Permit,
+}
+
+impl Hold {
+    fn new(room: Rc<Room>, permit: Permit) -> Self {
+        room.open.set(room.open.get() + 1);
+        Self { room, _permit: permit }
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.room.open.set(self.room.open.get().saturating_sub(1));
+        self.room.returned.notify_one();
     }
 }
 
@@ -133,6 +163,7 @@ struct Pool {
     shared: RefCell<Vec<Shared>>,
     /// Held while an HTTP/2 connection is dialed: a burst of requests shares one handshake.
     dialing: tokio::sync::Mutex<()>,
+    room: Rc<Room>,
     used: Cell<Instant>,
     /// Keeps the address in the key from being given to other settings.
     _transport: Transport,
@@ -142,6 +173,16 @@ struct Pool {
 #[derive(Debug, Default)]
 pub struct Pools {
     pools: RefCell<HashMap<Key, Rc<Pool>>>,
+}
+
+impl Taken {
+    /// About its connection.
+    pub fn meta(&self) -> &Rc<Meta> {
+        match self {
+            Self::Http1(connection) => &connection.meta,
+            Self::Http2(connection) => &connection.meta,
+        }
+    }
 }
 
 impl Pools {
@@ -167,8 +208,21 @@ impl Pools {
         {
             return Ok(taken);
         }
-        let permit = cluster.acquire(Resource::Connections)?;
-        pool.clone().dial(cluster, endpoint, want, host, permit).await
+        let permit = loop {
+            // A pool without any connection may always have one, else its requests would wait for ever (as in Envoy).
+            if pool.room.open.get() == 0 {
+                break cluster.acquire_anyway(Resource::Connections);
+            }
+            if let Some(permit) = cluster.try_acquire(Resource::Connections) {
+                break permit;
+            }
+            pool.room.returned.notified().await;
+            if let Some(taken) = pool.reuse(want) {
+                return Ok(taken);
+            }
+        };
+        let hold = Hold::new(pool.room.clone(), permit);
+        pool.clone().dial(cluster, endpoint, want, host, hold).await
     }
 
     fn pool(&self, cluster: &Arc<Cluster>, endpoint: &Endpoint, want: Want, host: Option<&str>) -> Rc<Pool> {
@@ -193,6 +247,7 @@ impl Pools {
                 idle: RefCell::default(),
                 shared: RefCell::default(),
                 dialing: tokio::sync::Mutex::new(()),
+                room: Rc::default(),
                 used: Instant::now().into(),
                 _transport: endpoint.transport.clone(),
             })
@@ -242,7 +297,12 @@ impl Pool {
                 one.used = Instant::now();
                 one.meta.streams.set(one.meta.streams.get() + 1);
                 one.meta.requests.set(one.meta.requests.get() + 1);
-                return Some(Taken::Http2(Http2 { sender: one.sender.clone(), meta: one.meta.clone(), reused: true }));
+                return Some(Taken::Http2(Http2 {
+                    sender: one.sender.clone(),
+                    meta: one.meta.clone(),
+                    reused: true,
+                    room: self.room.clone(),
+                }));
             }
         }
         if want != Want::Http2 {
@@ -276,9 +336,9 @@ impl Pool {
         endpoint: &Endpoint,
         want: Want,
         host: Option<&str>,
-        permit: crate::balance::Permit,
+        hold: Hold,
     ) -> Result<Taken, Error> {
-        let dialed = dial::dial(cluster, endpoint, want, host, permit).await?;
+        let dialed = dial::dial(cluster, endpoint, want, host, hold).await?;
         let meta = Rc::new(Meta {
             local: dialed.local,
             tls: dialed.tls,
@@ -292,7 +352,7 @@ impl Pool {
             dial::Sender::Http2(sender) => {
                 let shared = Shared { sender: sender.clone(), meta: meta.clone(), used: Instant::now() };
                 self.shared.borrow_mut().push(shared);
-                Taken::Http2(Http2 { sender, meta, reused: false })
+                Taken::Http2(Http2 { sender, meta, reused: false, room: self.room.clone() })
             }
         })
     }
@@ -326,5 +386,6 @@ impl Http1 {
         }
         drop(cluster);
         self.pool.idle.borrow_mut().push(Idle { sender: self.sender, meta: self.meta, since: Instant::now() });
+        self.pool.room.returned.notify_one();
     }
 }

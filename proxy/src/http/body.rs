@@ -90,13 +90,17 @@ pub struct Progress {
     pub done: Cell<bool>,
     /// True if the client broke off.
     pub broken: Cell<bool>,
+    /// When `done` became true.
+    pub ended: Cell<Option<Instant>>,
     /// Told when `done` becomes true.
     pub finished: tokio::sync::Notify,
 }
 
 impl Progress {
     fn end(&self) {
-        self.done.set(true);
+        if !self.done.replace(true) {
+            self.ended.set(Some(Instant::now()));
+        }
         self.finished.notify_one();
     }
 }
@@ -296,12 +300,37 @@ struct Upstream {
 }
 
 /// How long a response may take.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Limits {
-    /// Everything must have come by then.
-    pub deadline: Option<Instant>,
+    /// Everything must have come so long after the request was sent whole.
+    pub timeout: Option<Duration>,
+    /// How far the request has come; `None` for one without body.
+    pub progress: Option<Rc<Progress>>,
+    /// When the request began.
+    pub started: Option<Instant>,
+    /// The stream ends then, whatever happens.
+    pub lifetime: Option<Instant>,
     /// Nothing may stand still for longer.
     pub idle: Option<Duration>,
+}
+
+impl Limits {
+    /// When the response is late. While the request is still being sent, a time at which to look again.
+    fn deadline(&self, now: Instant) -> Option<Instant> {
+        let timeout = self.timeout?;
+        let from = match &self.progress {
+            Some(progress) => progress.ended.get().unwrap_or(now),
+            None => self.started?,
+        };
+        Some(from + timeout)
+    }
+}
+
+/// Which limit was it.
+enum Late {
+    Response,
+    Lifetime,
+    Idle,
 }
 
 impl ResponseBody {
@@ -352,20 +381,30 @@ impl ResponseBody {
 
 impl Upstream {
     /// Ready when the response has taken too long.
-    fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        let idle_until = self.limits.idle.map(|idle| self.progressed + idle);
-        let Some(until) = [self.limits.deadline, idle_until].into_iter().flatten().min() else {
+    fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<Late> {
+        if self.limits.timeout.is_none() && self.limits.idle.is_none() && self.limits.lifetime.is_none() {
             return Poll::Pending;
-        };
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        }
         // Each frame moves the idle limit; the timer is moved only when it fires.
         loop {
-            ready!(timer.as_mut().poll(cx));
             let now = Instant::now();
-            if now >= until {
-                return Poll::Ready(self.limits.deadline.is_some_and(|deadline| now >= deadline));
+            let idle = self.limits.idle.map(|idle| self.progressed + idle);
+            let deadline = self.limits.deadline(now);
+            for (at, late) in [(self.limits.lifetime, Late::Lifetime), (deadline, Late::Response), (idle, Late::Idle)] {
+                if at.is_some_and(|at| now >= at) {
+                    return Poll::Ready(late);
+                }
             }
-            timer.as_mut().reset(until);
+            let Some(until) = [deadline, idle, self.limits.lifetime].into_iter().flatten().min() else {
+                return Poll::Pending;
+            };
+            match &mut self.timer {
+                None => self.timer = Some(Box::pin(tokio::time::sleep_until(until))),
+                Some(timer) => {
+                    ready!(timer.as_mut().poll(cx));
+                    timer.as_mut().reset(until);
+                }
+            }
         }
     }
 }
@@ -393,8 +432,11 @@ impl Body for ResponseBody {
         match Pin::new(&mut upstream.incoming).poll_frame(cx) {
             Poll::Pending => {
                 let late = ready!(upstream.poll_timeout(cx));
-                let (flag, text) =
-                    if late { (Flags::UT, "response_timeout") } else { (Flags::SI, "stream_idle_timeout") };
+                let (flag, text) = match late {
+                    Late::Response => (Flags::UT, "response_timeout"),
+                    Late::Lifetime => (Flags::DT, "max_duration_timeout"),
+                    Late::Idle => (Flags::SI, "stream_idle_timeout"),
+                };
                 this.fail(flag, text);
                 Poll::Ready(Some(Err(BodyError::Timeout(text))))
             }

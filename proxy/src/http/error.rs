@@ -70,6 +70,12 @@ pub enum Error {
         /// True if `per_try_timeout` was it.
         per_try: bool,
     },
+    /// The client took longer to send its request than `request_timeout`.
+    #[error("the request did not arrive in time")]
+    RequestTimeout,
+    /// The stream lived longer than `max_stream_duration`, or than the client's own `grpc-timeout`.
+    #[error("the stream lived for too long")]
+    StreamDuration,
     /// Nothing moved for too long.
     #[error("stream idle for too long")]
     StreamIdle,
@@ -82,10 +88,13 @@ impl Error {
     /// Whose doing it was.
     pub fn side(&self) -> Side {
         match self {
-            Self::BadRequest(_) | Self::ClientGone => Side::Downstream,
-            Self::NoRoute | Self::NoCluster(_) | Self::Denied(_) | Self::Overflow { .. } | Self::StreamIdle => {
-                Side::Internal
-            }
+            Self::BadRequest(_) | Self::RequestTimeout | Self::ClientGone => Side::Downstream,
+            Self::NoRoute
+            | Self::NoCluster(_)
+            | Self::Denied(_)
+            | Self::Overflow { .. }
+            | Self::StreamDuration
+            | Self::StreamIdle => Side::Internal,
             Self::NoHealthyUpstream(_)
             | Self::Connect(_)
             | Self::ConnectTimeout
@@ -108,8 +117,8 @@ impl Error {
             Self::BadRequest(_) => StatusCode::BAD_REQUEST,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::Denied(_) => StatusCode::FORBIDDEN,
-            Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
-            Self::StreamIdle => StatusCode::REQUEST_TIMEOUT,
+            Self::Timeout { .. } | Self::StreamDuration => StatusCode::GATEWAY_TIMEOUT,
+            Self::RequestTimeout | Self::StreamIdle => StatusCode::REQUEST_TIMEOUT,
             Self::UpstreamProtocol(_) => StatusCode::BAD_GATEWAY,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -129,6 +138,8 @@ impl Error {
             Self::UpstreamReset(_) => Flags::UR,
             Self::UpstreamProtocol(_) => Flags::UPE,
             Self::Timeout { .. } => Flags::UT,
+            Self::RequestTimeout => Flags::default(),
+            Self::StreamDuration => Flags::DT,
             Self::StreamIdle => Flags::SI,
             Self::ClientGone => Flags::DC,
         }
@@ -153,6 +164,8 @@ impl Error {
             Self::UpstreamProtocol(_) => "upstream_reset_before_response_started{protocol_error}".into(),
             Self::Timeout { per_try: false } => "response_timeout".into(),
             Self::Timeout { per_try: true } => "upstream_per_try_timeout".into(),
+            Self::RequestTimeout => "request_overall_timeout".into(),
+            Self::StreamDuration => "max_duration_timeout".into(),
             Self::StreamIdle => "stream_idle_timeout".into(),
             Self::ClientGone => "downstream_remote_disconnect".into(),
         }
@@ -170,6 +183,8 @@ impl Error {
                     .into()
             }
             Self::Timeout { .. } => "upstream request timeout".into(),
+            Self::RequestTimeout => "request timeout".into(),
+            Self::StreamDuration => "downstream duration timeout".into(),
             Self::StreamIdle => "stream timeout".into(),
             Self::BadRequest(reason) => reason.clone(),
             other => format!("upstream connect error or disconnect/reset before headers. {other}").into(),

@@ -118,6 +118,9 @@ pub(super) async fn forward(
         Err(error) => return local(error, finish, grpc),
     }
     prepare_request(exchange, table, host, route, action, weighted, &cluster);
+    if action.terminate_connect && exchange.upgrade.as_deref() == Some("connect") {
+        return upgrade::terminate(exchange, &cluster, on_upgrade, finish).await;
+    }
     let retry = action.retry.as_ref().or(host.retry.as_ref()).cloned();
     let upgrading = exchange.upgrade.is_some();
     let mut source = if upgrading { Source::Empty } else { Source::new(body, retry.is_some()) };
@@ -141,8 +144,13 @@ pub(super) async fn forward(
         return local(Error::UpstreamProtocol("101 without an upgrade".into()), finish, grpc);
     }
     let idle = action.idle_timeout.unwrap_or(exchange.chain.stream_idle_timeout);
-    let deadline = action.timeout.filter(|_| !upgrading).map(|timeout| started + timeout);
-    let limits = Limits { deadline, idle };
+    let limits = Limits {
+        timeout: action.timeout.filter(|_| !upgrading),
+        progress: source.progress().cloned(),
+        started: Some(started),
+        lifetime: lifetime(exchange, action).map(|lifetime| started + lifetime),
+        idle,
+    };
     respond(exchange, table, host, route, weighted, response, taken, limits, finish)
 }
 
@@ -256,7 +264,7 @@ async fn attempts(
         let endpoint = picked.endpoint().clone();
         finish.record.endpoint = Some(endpoint.clone());
         finish.held.picked = Some(picked);
-        let limit = time_limit(action, retry, source.progress(), started);
+        let limit = time_limit(exchange, action, retry, source.progress(), started);
         let tried = one(exchange, host, action, cluster, &endpoint, source, number, finish, limit).await;
         observe(cluster, &endpoint, &tried);
         let Some(retry) = retry else { return tried.map_err(|(error, _)| error) };
@@ -303,15 +311,19 @@ async fn attempts(
     }
 }
 
-/// How long a try may take, and whether that is its own limit.
+/// How long a request may take, and a try of it.
+#[derive(Clone)]
 struct TimeLimit {
     per_try: Option<Duration>,
-    deadline: Option<Duration>,
+    timeout: Option<Duration>,
+    arrival: Option<Duration>,
+    lifetime: Option<Instant>,
     started: Instant,
     progress: Option<Rc<Progress>>,
 }
 
 fn time_limit(
+    exchange: &Exchange,
     action: &Forward,
     retry: Option<&RetryPolicy>,
     progress: Option<&Rc<Progress>>,
@@ -319,25 +331,71 @@ fn time_limit(
 ) -> TimeLimit {
     TimeLimit {
         per_try: retry.and_then(|retry| retry.per_try_timeout),
-        deadline: action.timeout,
+        timeout: action.timeout,
+        arrival: exchange.chain.request_timeout.filter(|_| exchange.upgrade.is_none()),
+        lifetime: lifetime(exchange, action).map(|lifetime| started + lifetime),
         started,
         progress: progress.cloned(),
     }
 }
 
+/// How long the stream may live: what a gRPC client asked for, where the route lets it, else what is configured.
+fn lifetime(exchange: &Exchange, action: &Forward) -> Option<Duration> {
+    let configured = action.max_stream_duration.or(exchange.chain.max_stream_duration);
+    let Some(most) = action.grpc_timeout_max.filter(|_| exchange.grpc) else { return configured };
+    let Some(asked) = exchange.parts.headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.as_bytes()))
+    else {
+        return configured;
+    };
+    Some(if most.is_zero() { asked } else { asked.min(most) }).filter(|limit| !limit.is_zero())
+}
+
+/// gRPC's `Timeout`: at most eight digits and a unit.
+fn grpc_timeout(text: &[u8]) -> Option<Duration> {
+    let (unit, digits) = text.split_last()?;
+    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(number * 3600),
+        b'M' => Duration::from_secs(number * 60),
+        b'S' => Duration::from_secs(number),
+        b'm' => Duration::from_millis(number),
+        b'u' => Duration::from_micros(number),
+        b'n' => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
 impl TimeLimit {
-    /// Resolves when time is up. The request's time begins when the client has sent everything, as in Envoy.
+    fn is_none(&self) -> bool {
+        self.per_try.is_none() && self.timeout.is_none() && self.arrival.is_none() && self.lifetime.is_none()
+    }
+
+    /// Resolves when time is up. The response's time begins when the client has sent everything, as in Envoy.
     async fn expired(self) -> Error {
+        let progress = self.progress.as_ref().filter(|progress| !progress.done.get());
         let whole = async {
-            let Some(deadline) = self.deadline else { return std::future::pending().await };
-            let mut from = self.started;
-            if let Some(progress) = &self.progress
-                && !progress.done.get()
-            {
-                progress.finished.notified().await;
-                from = Instant::now();
+            let Some(timeout) = self.timeout else { return std::future::pending().await };
+            if let Some(progress) = progress {
+                while !progress.done.get() {
+                    progress.finished.notified().await;
+                }
             }
-            tokio::time::sleep_until(from + deadline).await;
+            let sent = self.progress.as_ref().and_then(|progress| progress.ended.get());
+            tokio::time::sleep_until(sent.unwrap_or(self.started) + timeout).await;
+        };
+        let arrival = async {
+            match (self.arrival, progress) {
+                (Some(limit), Some(progress)) => {
+                    tokio::time::sleep_until(self.started + limit).await;
+                    if progress.done.get() {
+                        std::future::pending::<()>().await;
+                    }
+                }
+                _ => std::future::pending().await,
+            }
         };
         let one = async {
             match self.per_try {
@@ -345,9 +403,17 @@ impl TimeLimit {
                 None => std::future::pending().await,
             }
         };
+        let lifetime = async {
+            match self.lifetime {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = whole => Error::Timeout { per_try: false },
             () = one => Error::Timeout { per_try: true },
+            () = arrival => Error::RequestTimeout,
+            () = lifetime => Error::StreamDuration,
         }
     }
 }
@@ -367,7 +433,7 @@ async fn one(
     let mut sent = false;
     let result = {
         let trying = send(exchange, host, action, cluster, endpoint, source, number, finish, &mut sent);
-        if limit.per_try.is_none() && limit.deadline.is_none() {
+        if limit.is_none() {
             trying.await
         } else {
             tokio::select! {

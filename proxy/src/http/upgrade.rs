@@ -1,18 +1,25 @@
 //! Protocol upgrades (WebSocket and others) and CONNECT: raw bytes both ways, but only after the endpoint has agreed.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::{Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::ResponseBody;
-use super::handle::{Exchange, Finish};
+use super::error::Error;
+use super::handle::{self, Exchange, Finish};
 use super::headers;
+use crate::balance::{Cluster, Observation, PickRequest, Resource};
 use crate::connect::Taken;
+use crate::connect::dial;
 use crate::drain::Phase;
 use crate::tcp::copy;
+use crate::tls::AlpnUse;
 
 /// Answers with the endpoint's agreement and joins the two connections.
 pub(super) fn switch(
@@ -39,14 +46,60 @@ pub(super) fn switch(
     *answer.headers_mut() = parts.headers;
     finish.record.status = answer.status().as_u16();
     finish.record.details = Some("via_upstream".into());
+    join(exchange, client, taken, finish, async { endpoint.await.map(TokioIo::new) });
+    answer
+}
+
+/// Ends a CONNECT here: its payload goes to an endpoint as plain bytes.
+pub(super) async fn terminate(
+    exchange: &Exchange,
+    cluster: &Arc<Cluster>,
+    client: OnUpgrade,
+    mut finish: Finish,
+) -> Response<ResponseBody> {
+    let reached = async {
+        let permit = cluster.acquire(Resource::Connections)?;
+        let request = PickRequest { avoid: &[], original_dst: Some(exchange.place.conn.local) };
+        let picked = exchange.worker.with_random(|random| cluster.pick(&request, random))?;
+        finish.record.endpoint = Some(picked.endpoint().clone());
+        finish.record.attempts = 1;
+        let host = crate::route::domain::without_port(&exchange.authority);
+        let dialed = dial::raw(cluster, picked.endpoint(), Some(host), AlpnUse::Configured).await;
+        let seen = if dialed.is_ok() { Observation::Connected } else { Observation::LocalFailure };
+        cluster.observe(picked.endpoint(), seen);
+        Ok::<_, Error>((dialed?, permit, picked))
+    };
+    let (raw, permit, picked) = match reached.await {
+        Ok(reached) => reached,
+        Err(error) => return handle::local(error, finish, false),
+    };
+    finish.record.upstream_local = raw.local;
+    finish.record.upstream_tls = raw.tls;
+    finish.record.status = StatusCode::OK.as_u16();
+    finish.record.details = Some("via_upstream".into());
+    let stream = raw.stream;
+    join(exchange, client, (permit, picked), finish, async { Ok(stream) });
+    Response::new(ResponseBody::full(Bytes::new(), None))
+}
+
+/// Copies between the client and the endpoint in a task of its own; `held` is given back at the end.
+fn join<S, H>(
+    exchange: &Exchange,
+    client: OnUpgrade,
+    held: H,
+    mut finish: Finish,
+    endpoint: impl Future<Output = Result<S, hyper::Error>> + 'static,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    H: 'static,
+{
     let idle = exchange.chain.stream_idle_timeout;
     let counted = exchange.worker.drain.count();
     let drain = exchange.worker.drain.clone();
     tokio::task::spawn_local(async move {
         let joined = async {
             let (client, endpoint) = tokio::try_join!(client, endpoint)?;
-            let (client, endpoint) = (TokioIo::new(client), TokioIo::new(endpoint));
-            let copied = copy::both(client, endpoint, idle).await;
+            let copied = copy::both(TokioIo::new(client), endpoint, idle, None).await;
             finish.record.bytes_received = copied.up;
             finish.record.bytes_sent = copied.down;
             Ok::<(), hyper::Error>(())
@@ -56,7 +109,6 @@ pub(super) fn switch(
             () = drain.reached(Phase::Stopped) => {}
         }
         finish.complete();
-        drop((taken, counted));
+        drop((held, counted));
     });
-    answer
 }

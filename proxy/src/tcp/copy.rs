@@ -23,8 +23,8 @@ pub struct Copied {
     pub error: Option<io::Error>,
 }
 
-/// Copies until both have ended. A side that ends is told to the other, which may go on (half-close).
-pub async fn both<A, B>(a: A, b: B, idle: Option<Duration>) -> Copied
+/// Copies until both have ended, nothing has moved for `idle`, or `most` is over. A side that ends is told to the other, which may go on (half-close).
+pub async fn both<A, B>(a: A, b: B, idle: Option<Duration>, most: Option<Duration>) -> Copied
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
@@ -44,10 +44,17 @@ where
             }
         }
     };
+    let old = async {
+        match most {
+            Some(limit) => tokio::time::sleep(limit).await,
+            None => std::future::pending().await,
+        }
+    };
     let mut copied = Copied::default();
     tokio::select! {
         result = copying => copied.error = result.err(),
         () = watch => copied.idle = true,
+        () = old => {}
     }
     copied.up = up.get();
     copied.down = down.get();

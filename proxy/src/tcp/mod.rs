@@ -3,15 +3,19 @@
 //! Comes after [`crate::listener`] (and [`crate::tls`]); uses [`crate::balance`] and [`crate::connect`] as HTTP does.
 
 pub mod copy;
+mod tunnel;
 
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+
 use crate::Name;
-use crate::balance::{Cluster, Observation, PickRequest, Picked, Resource};
-use crate::connect::dial;
+use crate::balance::{Cluster, Observation, Permit, PickRequest, Picked, Resource};
+use crate::connect::{Taken, dial};
 use crate::drain::Phase;
 use crate::http::error::Error;
 use crate::listener::ConnInfo;
@@ -98,14 +102,21 @@ async fn join(
     let name = chain.choose(worker.random()).cloned().unwrap_or_else(|| "".into());
     let cluster = worker.snapshot().clusters.get(&name).cloned().ok_or(Error::NoCluster(name))?;
     record.cluster = Some(cluster.clone());
-    let (stream, _picked, _permit) = reach(worker, chain, conn, &cluster, record).await?;
-    record.upstream_local = stream.local;
-    record.upstream_tls = stream.tls;
-    worker.metrics.tcp_opened(record);
-    let copying = copy::both(client, stream.stream, chain.idle_timeout);
-    let copied = match chain.max_duration {
-        None => copying.await,
-        Some(limit) => tokio::time::timeout(limit, copying).await.unwrap_or_default(),
+    let (way, _picked) = reach(worker, chain, conn, &cluster, record).await?;
+    let copied = match way {
+        Way::Plain(stream, _permit) => {
+            record.upstream_local = stream.local;
+            record.upstream_tls = stream.tls;
+            worker.metrics.tcp_opened(record);
+            copy::both(client, stream.stream, chain.idle_timeout, chain.max_duration).await
+        }
+        Way::Tunnel(stream, taken) => {
+            let meta = taken.meta();
+            record.upstream_local = meta.local;
+            record.upstream_tls = meta.tls.clone();
+            worker.metrics.tcp_opened(record);
+            copy::both(client, *stream, chain.idle_timeout, chain.max_duration).await
+        }
     };
     record.bytes_received = copied.up;
     record.bytes_sent = copied.down;
@@ -117,6 +128,12 @@ async fn join(
     Ok(())
 }
 
+/// How the endpoint is reached.
+enum Way {
+    Plain(Box<dial::Raw>, Permit),
+    Tunnel(Box<TokioIo<Upgraded>>, Taken),
+}
+
 /// A connection to an endpoint, after as many tries as the chain allows.
 async fn reach(
     worker: &Worker,
@@ -124,20 +141,30 @@ async fn reach(
     conn: &ConnInfo,
     cluster: &Arc<Cluster>,
     record: &mut Record,
-) -> Result<(dial::Raw, Picked, crate::balance::Permit), Error> {
+) -> Result<(Way, Picked), Error> {
     let mut failed = Vec::new();
     loop {
-        let permit = cluster.acquire(Resource::Connections)?;
         let request = PickRequest { avoid: &failed, original_dst: Some(conn.local) };
         let picked = worker.with_random(|random| cluster.pick(&request, random))?;
         let endpoint = picked.endpoint().clone();
         record.endpoint = Some(endpoint.clone());
         record.attempts += 1;
-        let name = conn.server_name.as_deref();
-        match dial::raw(cluster, &endpoint, name, crate::tls::AlpnUse::Configured).await {
-            Ok(stream) => {
+        let reached = match &chain.tunnel {
+            Some(authority) => tunnel::open(worker, cluster, &endpoint, authority)
+                .await
+                .map(|(stream, taken)| Way::Tunnel(Box::new(stream), taken)),
+            None => {
+                let permit = cluster.acquire(Resource::Connections)?;
+                let name = conn.server_name.as_deref();
+                dial::raw(cluster, &endpoint, name, crate::tls::AlpnUse::Configured)
+                    .await
+                    .map(|raw| Way::Plain(Box::new(raw), permit))
+            }
+        };
+        match reached {
+            Ok(way) => {
                 cluster.observe(&endpoint, Observation::Connected);
-                return Ok((stream, picked, permit));
+                return Ok((way, picked));
             }
             Err(error) => {
                 cluster.observe(&endpoint, Observation::LocalFailure);

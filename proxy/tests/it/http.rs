@@ -180,6 +180,10 @@ async fn header_case_and_trailers_pass() {
     });
     let (proxy, front) = Front::to(address).start().await;
     let got = raw(front, b"GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nX-FooBar: 1\r\n\r\n").await;
+    let mut client = http2(front).await;
+    let request = Request::get(format!("http://{front}/")).header("te", "trailers").body(full("")).unwrap();
+    let two = collect(client.send_request(request).await.unwrap()).await;
+    assert_eq!(two.trailers.unwrap()["x-after"], "end");
     let seen = heard.recv().await.unwrap();
     assert!(seen.contains("X-FooBar: 1"), "{seen}");
     assert!(got.contains("X-MiXeD: 1"), "{got}");

@@ -1,5 +1,5 @@
 //! A whole proxy in this process, real sockets, applications made of hyper and tokio.
-#![allow(clippy::unwrap_used, dead_code)]
+#![allow(clippy::unwrap_used)]
 
 mod admin;
 mod conformance;
