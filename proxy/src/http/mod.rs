@@ -16,6 +16,7 @@ pub mod error;
 pub mod forward;
 pub mod handle;
 pub mod headers;
+mod linger;
 pub mod normalize;
 pub mod serve;
 pub mod upgrade;

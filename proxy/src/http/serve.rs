@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use hyper_util::server::conn::auto;
 use tokio::time::Instant;
 
 use super::body::ResponseBody;
+use super::linger::Remains;
 use super::{Codec, HttpChain, handle};
 use crate::drain::Phase;
 use crate::listener::accept::{Downstream, Place};
@@ -77,9 +79,7 @@ pub async fn serve(worker: Rc<Worker>, place: Place, codec: Codec, stream: Downs
     let ChainProtocol::Http(http) = &chain.protocol else { return Ok(()) };
     let activity =
         Rc::new(Activity { active: 0.into(), last: Instant::now().into(), requests: 0.into(), closing: false.into() });
-    let idle_timeout = http.idle_timeout;
-    let max_duration = http.max_connection_duration;
-    let builder = builder(http, codec);
+    let builder = auto(http);
     let place = Rc::new(place);
     let service = {
         let (worker, activity) = (worker.clone(), activity.clone());
@@ -92,70 +92,125 @@ pub async fn serve(worker: Rc<Worker>, place: Place, codec: Codec, stream: Downs
             }
         })
     };
-    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    let started = Instant::now();
-    let drain = worker.drain.clone();
-    let mut ending = false;
-    loop {
-        let idle_at = idle_timeout.map(|idle| activity.last.get() + idle);
-        let old_at = max_duration.map(|limit| started + limit);
-        let wake = [idle_at, old_at].into_iter().flatten().min();
-        let timer = async {
-            match wake {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            done = connection.as_mut() => return done.map_err(io::Error::other),
-            () = drain.reached(Phase::Draining), if !ending => {
-                ending = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = timer, if !ending => {
-                let now = Instant::now();
-                let idle = activity.active.get() == 0 && idle_at.is_some_and(|_| {
-                    idle_timeout.is_some_and(|idle| now >= activity.last.get() + idle)
-                });
-                if idle || old_at.is_some_and(|at| now >= at) {
+    let remains = Remains::default();
+    let io = TokioIo::new(remains.of(stream));
+    let life =
+        Life { worker: &worker, activity: &activity, idle: http.idle_timeout, most: http.max_connection_duration };
+    let served = match codec {
+        Codec::Auto => {
+            let connection = builder.serve_connection_with_upgrades(io, service);
+            life.drive(std::pin::pin!(connection), |connection| connection.graceful_shutdown()).await
+        }
+        // The builder's own `http1_only` and `http2_only` are of no effect with upgrades.
+        Codec::Http1 => {
+            let connection = http1(http).serve_connection(io, service).with_upgrades();
+            life.drive(std::pin::pin!(connection), |connection| connection.graceful_shutdown()).await
+        }
+        Codec::Http2 => {
+            let connection = http2(http).serve_connection(io, service);
+            life.drive(std::pin::pin!(connection), |connection| connection.graceful_shutdown()).await
+        }
+    };
+    remains.close().await;
+    served
+}
+
+/// How long a connection lives.
+struct Life<'c> {
+    worker: &'c Worker,
+    activity: &'c Activity,
+    idle: Option<Duration>,
+    most: Option<Duration>,
+}
+
+impl Life<'_> {
+    /// Runs a connection until it ends, and lets it finish in order when it was idle for too long, is too old, or we drain.
+    async fn drive<C, E>(&self, mut connection: Pin<&mut C>, finish: impl Fn(Pin<&mut C>)) -> io::Result<()>
+    where
+        C: Future<Output = Result<(), E>>,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let started = Instant::now();
+        let drain = self.worker.drain.clone();
+        let mut ending = false;
+        loop {
+            let idle_at = self.idle.map(|idle| self.activity.last.get() + idle);
+            let old_at = self.most.map(|limit| started + limit);
+            let wake = [idle_at, old_at].into_iter().flatten().min();
+            let timer = async {
+                match wake {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                done = connection.as_mut() => return done.map_err(io::Error::other),
+                () = drain.reached(Phase::Draining), if !ending => {
                     ending = true;
-                    connection.as_mut().graceful_shutdown();
-                } else if activity.active.get() > 0 {
-                    // A long request keeps the connection busy; look again later.
-                    activity.last.set(now);
+                    finish(connection.as_mut());
+                }
+                () = timer, if !ending => {
+                    let now = Instant::now();
+                    let busy = self.activity.active.get() > 0;
+                    let idle = !busy && self.idle.is_some_and(|idle| now >= self.activity.last.get() + idle);
+                    if idle || old_at.is_some_and(|at| now >= at) {
+                        ending = true;
+                        finish(connection.as_mut());
+                    } else if busy {
+                        // A long request keeps the connection busy; look again later.
+                        self.activity.last.set(now);
+                    }
                 }
             }
         }
     }
 }
 
-fn builder(http: &HttpChain, codec: Codec) -> auto::Builder<LocalExecutor> {
+/// Settings of HTTP/1, on a builder of either kind.
+macro_rules! with_http1 {
+    ($builder:expr, $http:expr) => {
+        $builder
+            .timer(TokioTimer::new())
+            .header_read_timeout($http.headers_timeout.or($http.idle_timeout).unwrap_or(Duration::from_secs(3600)))
+            .preserve_header_case($http.preserve_header_case)
+            .max_headers($http.max_headers as usize)
+            .max_buf_size(($http.max_head_bytes as usize).max(8192))
+            // As in Envoy, a client that closes its side has gone: what it asked for is cancelled upstream too.
+            .half_close(false)
+    };
+}
+
+/// Settings of HTTP/2, on a builder of either kind.
+macro_rules! with_http2 {
+    ($builder:expr, $http:expr) => {{
+        $builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams($http.max_concurrent_streams.unwrap_or(MAX_STREAMS))
+            .initial_stream_window_size($http.stream_window.unwrap_or(WINDOWS.0))
+            .initial_connection_window_size($http.connection_window.unwrap_or(WINDOWS.1))
+            .max_header_list_size($http.max_head_bytes)
+            .enable_connect_protocol();
+        if let Some((interval, patience)) = $http.http2_keepalive {
+            $builder.keep_alive_interval(interval).keep_alive_timeout(patience);
+        }
+    }};
+}
+
+fn http1(http: &HttpChain) -> hyper::server::conn::http1::Builder {
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    with_http1!(builder, http);
+    builder
+}
+
+fn http2(http: &HttpChain) -> hyper::server::conn::http2::Builder<LocalExecutor> {
+    let mut builder = hyper::server::conn::http2::Builder::new(LocalExecutor);
+    with_http2!(builder, http);
+    builder
+}
+
+fn auto(http: &HttpChain) -> auto::Builder<LocalExecutor> {
     let mut builder = auto::Builder::new(LocalExecutor);
-    let head_bytes = http.max_head_bytes;
+    with_http1!(builder.http1(), http);
+    with_http2!(builder.http2(), http);
     builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(http.headers_timeout.or(http.idle_timeout).unwrap_or(Duration::from_secs(3600)))
-        .preserve_header_case(http.preserve_header_case)
-        .max_headers(http.max_headers as usize)
-        .max_buf_size((head_bytes as usize).max(8192))
-        // As in Envoy, a client that closes its side has gone: what it asked for is cancelled upstream too.
-        .half_close(false);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(http.max_concurrent_streams.unwrap_or(MAX_STREAMS))
-        .initial_stream_window_size(http.stream_window.unwrap_or(WINDOWS.0))
-        .initial_connection_window_size(http.connection_window.unwrap_or(WINDOWS.1))
-        .max_header_list_size(head_bytes)
-        .enable_connect_protocol();
-    if let Some((interval, patience)) = http.http2_keepalive {
-        builder.http2().keep_alive_interval(interval).keep_alive_timeout(patience);
-    }
-    match codec {
-        Codec::Auto => builder,
-        Codec::Http1 => builder.http1_only(),
-        Codec::Http2 => builder.http2_only(),
-    }
 }
