@@ -36,7 +36,6 @@ async fn h2spec_passes() {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let summary = text.lines().rev().find(|line| line.contains(" tests, ")).unwrap_or_else(|| panic!("{text}"));
     let failures = text.find("Failures:").map_or("", |at| &text[at..]);
-    assert!(summary.starts_with("146 tests, 146 passed"), "{summary}
-{failures}");
+    assert!(summary.starts_with("146 tests, 146 passed"), "{summary}\n{failures}");
     within(proxy.stop()).await;
 }

@@ -3,6 +3,7 @@
 
 mod admin;
 mod conformance;
+mod contract;
 mod grpc;
 mod http;
 mod limits;

@@ -151,6 +151,7 @@ fn query(raw: &route::QueryParameterMatcher) -> Decoded<QueryMatcher> {
     Ok(QueryMatcher { name: raw.name.clone(), test, present })
 }
 
+#[allow(deprecated)]
 fn forward(raw: &route::RouteAction) -> Decoded<Forward> {
     use route::route_action::ClusterNotFoundResponseCode as N;
     use route::route_action::ClusterSpecifier as C;
@@ -174,7 +175,8 @@ fn forward(raw: &route::RouteAction) -> Decoded<Forward> {
         },
         grpc_timeout_max: match duration_limits {
             Some(limits) => optional_duration("grpc_timeout_header_max", &limits.grpc_timeout_header_max)?,
-            None => None,
+            // The older name of the same.
+            None => optional_duration("max_grpc_timeout", &raw.max_grpc_timeout)?,
         },
         max_stream_duration: match duration_limits {
             Some(limits) => limit("max_stream_duration", &limits.max_stream_duration, None)?,
