@@ -24,6 +24,8 @@ pub enum Command {
     Run(Box<Run>),
     /// Ask a running proxy whether it is ready; the exit code tells.
     Probe(Probe),
+    /// Set up or remove transparent capture: the kernel hands the workload's connections to the proxy. Needs root.
+    Redirect(Box<crate::redirect::Args>),
 }
 
 /// Settings of `run`.

@@ -27,6 +27,7 @@ pub mod detect;
 pub mod drain;
 pub mod http;
 pub mod identity;
+pub mod launch;
 pub mod listener;
 pub mod logging;
 pub mod policy;

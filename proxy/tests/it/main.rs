@@ -5,6 +5,8 @@ mod admin;
 mod conformance;
 mod contract;
 mod grpc;
+mod hostile;
+mod hostile_http2;
 mod http;
 mod limits;
 mod support;
