@@ -230,7 +230,7 @@ const TABLE: &[(&str, &str)] = &[
          request_timeout request_headers_timeout access_log use_remote_address xff_num_trusted_hops skip_xff_append via \
          generate_request_id preserve_external_request_id forward_client_cert_details set_current_client_cert_details \
          upgrade_configs normalize_path merge_slashes path_with_escaped_slashes_action strip_matching_host_port \
-         strip_any_host_port strip_trailing_host_dot proxy_100_continue",
+         strip_any_host_port strip_trailing_host_dot",
     ),
     (
         "ext.filters.network.http_connection_manager.HttpConnectionManager.SetCurrentClientCertDetails",
