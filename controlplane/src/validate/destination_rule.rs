@@ -104,7 +104,7 @@ fn load_balancer(check: &mut Check<'_>, at: &At, balancer: &LoadBalancerSettings
 }
 
 /// Limits and timeouts of connections (CP).
-fn connection_pool(check: &mut Check<'_>, at: &At, pool: &ConnectionPoolSettings) {
+pub(super) fn connection_pool(check: &mut Check<'_>, at: &At, pool: &ConnectionPoolSettings) {
     if pool.tcp.is_none() && pool.http.is_none() {
         check.error(at, "is empty; give tcp or http");
     }
@@ -241,6 +241,5 @@ fn retry_budget(check: &mut Check<'_>, at: &At, budget: &RetryBudget) {
     if let Some(percent) = budget.percent {
         check.percent(&at.field("percent"), percent.value);
     }
-    let window = budget.budget_interval.is_some_and(|window| !window.0.is_zero());
-    check.unsupported(window, &at.field("budgetInterval"), "; the budget counts the requests under way");
+    check.duration(&at.field("budgetInterval"), budget.budget_interval, true);
 }

@@ -6,6 +6,7 @@ use mesh_proto::crd::Port;
 use mesh_proto::crd::sidecar::{CaptureMode, IstioEgressListener, IstioIngressListener, OutboundMode, Sidecar};
 
 use super::check::{At, Check, is_dns_label};
+use super::destination_rule::connection_pool;
 use super::service_entry::protocol;
 
 /// Checks a Sidecar.
@@ -43,8 +44,9 @@ pub(super) fn check(check: &mut Check<'_>, spec: &Sidecar) {
             _ => {}
         }
     }
-    let pool = " and set connectionPool in the DestinationRule of the service";
-    check.unsupported(spec.inbound_connection_pool.is_some(), &At::top("inboundConnectionPool"), pool);
+    if let Some(pool) = &spec.inbound_connection_pool {
+        connection_pool(check, &At::top("inboundConnectionPool"), pool);
+    }
     if let Some(policy) = &spec.outbound_traffic_policy {
         let at = At::top("outboundTrafficPolicy");
         let proxy = " and route to the gateway by a VirtualService";
@@ -75,8 +77,9 @@ fn ingress(check: &mut Check<'_>, at: &At, listener: &IstioIngressListener) {
         }
     }
     check.unsupported(listener.tls.is_some(), &at.field("tls"), " and use mesh mTLS, or end TLS in the application");
-    let pool = " and set connectionPool in the DestinationRule of the service";
-    check.unsupported(listener.connection_pool.is_some(), &at.field("connectionPool"), pool);
+    if let Some(pool) = &listener.connection_pool {
+        connection_pool(check, &at.field("connectionPool"), pool);
+    }
 }
 
 fn egress(check: &mut Check<'_>, at: &At, listener: &IstioEgressListener) {

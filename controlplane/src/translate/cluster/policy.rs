@@ -326,6 +326,32 @@ subsets:
     }
 
     #[test]
+    fn affinity_and_slow_start_are_for_envoy() {
+        let mut node = crate::model::tests::node("default", "web", "10.0.0.1");
+        let settings = "{consistentHash: {httpHeaderName: x, maglev: {}}}";
+        let warm = "{simple: ROUND_ROBIN, warmup: {duration: 30s}}";
+        for (settings, ferromesh, expected, config) in [
+            (settings, false, LbPolicy::Maglev, true),
+            (settings, true, LbPolicy::LeastRequest, false),
+            ("{consistentHash: {useSourceIp: true}}", false, LbPolicy::RingHash, true),
+            (warm, false, LbPolicy::RoundRobin, true),
+            (warm, true, LbPolicy::RoundRobin, false),
+            ("{simple: LEAST_CONN}", false, LbPolicy::LeastRequest, false),
+        ] {
+            node.ferromesh = ferromesh;
+            let policy =
+                TrafficPolicy { load_balancer: Some(yaml_serde::from_str(settings).unwrap()), ..Default::default() };
+            let mut cluster = Cluster::default();
+            assert!(!load_balancer(&mut cluster, &policy, &node));
+            assert_eq!(
+                (cluster.lb_policy(), cluster.lb_config.is_some()),
+                (expected, config),
+                "{settings} {ferromesh}"
+            );
+        }
+    }
+
+    #[test]
     fn clusters_speak_what_ports_and_pools_say() {
         let settings = |yaml: &str| yaml_serde::from_str::<HttpSettings>(yaml).unwrap();
         let upgrade = MeshConfig { h2_upgrade_policy: H2UpgradePolicy::Upgrade, ..Default::default() };
