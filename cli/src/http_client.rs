@@ -58,9 +58,16 @@ impl Connection {
     }
 
     async fn exchange(&mut self, method: Method, host: &str, path: &str, headers: &HeaderMap) -> Result<Answer> {
-        let sender = match self.sender.take() {
-            Some(mut sender) if sender.ready().await.is_ok() => self.sender.insert(sender),
-            _ => self.sender.insert(connect(self.address).await?),
+        let reusable = match &mut self.sender {
+            Some(sender) => sender.ready().await.is_ok(),
+            None => false,
+        };
+        if !reusable {
+            self.sender = None;
+        }
+        let sender = match &mut self.sender {
+            Some(sender) => sender,
+            none => none.insert(connect(self.address).await?),
         };
         let mut request = Request::builder().method(method).uri(path).header(http::header::HOST, host);
         for (name, value) in headers {

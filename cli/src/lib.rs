@@ -1,1 +1,13 @@
-//! Ferromesh.
+//! `meshctl`: every command of the mesh's command line, and the whole mesh on one machine (`demo`, `local`).
+//!
+//! [`cli`] reads the command line, [`commands`] has one file a command, [`local`] and [`demo`] run meshes in this process,
+//! [`dump`] and [`metrics`] read what proxies tell of themselves, [`output`] prints.
+
+pub mod cli;
+pub mod commands;
+pub mod demo;
+pub mod dump;
+pub mod http_client;
+pub mod local;
+pub mod metrics;
+pub mod output;

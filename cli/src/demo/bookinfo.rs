@@ -123,7 +123,8 @@ async fn productpage(State(app): State<Arc<App>>, headers: HeaderMap) -> Respons
     app.note(&headers);
     let (details, reviews) =
         tokio::join!(app.ask("details", "/details/0", &headers), app.ask("reviews", "/reviews/0", &headers));
-    let status = if details.0.is_success() && reviews.0.is_success() { StatusCode::OK } else { StatusCode::BAD_GATEWAY };
+    let status =
+        if details.0.is_success() && reviews.0.is_success() { StatusCode::OK } else { StatusCode::BAD_GATEWAY };
     answer(
         status,
         &json!({

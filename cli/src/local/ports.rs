@@ -16,9 +16,14 @@ pub struct Port {
 }
 
 impl Port {
-    /// Reserves a port that the system chooses.
+    /// Reserves a port of loopback that the system chooses.
     pub fn reserve() -> io::Result<Self> {
-        let socket = bound(0)?;
+        Self::reserve_at(Ipv4Addr::LOCALHOST)
+    }
+
+    /// Reserves a port of an address of this machine that the system chooses.
+    pub fn reserve_at(address: Ipv4Addr) -> io::Result<Self> {
+        let socket = bound(SocketAddrV4::new(address, 0))?;
         let number = socket.local_addr()?.as_socket_ipv4().map(|address| address.port()).unwrap_or_default();
         Ok(Self { _socket: socket, number })
     }
@@ -31,16 +36,16 @@ impl Port {
 
 /// A listener on a reserved port of loopback, or on any for 0.
 pub fn listen(port: u16) -> io::Result<tokio::net::TcpListener> {
-    let socket = bound(port)?;
+    let socket = bound(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))?;
     socket.listen(1024)?;
     socket.set_nonblocking(true)?;
     tokio::net::TcpListener::from_std(socket.into())
 }
 
-fn bound(port: u16) -> io::Result<Socket> {
+fn bound(address: SocketAddrV4) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
-    socket.bind(&SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)).into())?;
+    socket.bind(&SocketAddr::V4(address).into())?;
     Ok(socket)
 }

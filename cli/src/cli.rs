@@ -1,0 +1,121 @@
+//! The command line: one enum arm a command, each with its file in [`crate::commands`].
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+
+use crate::commands::{completion, demo, local, proxy_config, proxy_status, validate, version};
+use crate::local::state;
+
+/// Ferromesh's command line.
+#[derive(Debug, Parser)]
+#[command(name = "meshctl", version, about, disable_help_subcommand = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// Where a local mesh keeps its state [default: ferromesh in $XDG_RUNTIME_DIR]
+    #[arg(long, global = true, env = "FERROMESH_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a whole mesh with an application on this machine, and prove that it does what its YAML says
+    Demo(demo::Args),
+    /// Run a mesh on this machine around your own processes
+    Local(local::Args),
+    /// Show whether proxies have the configuration that they were sent
+    #[command(visible_alias = "ps")]
+    ProxyStatus(proxy_status::Args),
+    /// Show what a proxy is configured to do
+    #[command(visible_alias = "pc")]
+    ProxyConfig(proxy_config::Args),
+    /// Check configuration files without applying them
+    Validate(validate::Args),
+    /// Show versions of this program and of a running control plane
+    Version(version::Args),
+    /// Print a completion script for a shell
+    Completion(completion::Args),
+}
+
+impl Cli {
+    /// What is logged unless the environment says otherwise: a mesh that a user runs tells of its life, a demo does not.
+    pub fn default_log(&self) -> &'static str {
+        match &self.command {
+            Command::Local(args) if args.runs() => "info",
+            Command::Demo(_) => "error",
+            _ => "warn",
+        }
+    }
+
+    /// Runs the command.
+    pub fn run(self) -> Result<ExitCode> {
+        let directory = state::directory(self.state_dir.as_deref());
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the asynchronous runtime")?;
+        runtime.block_on(async {
+            match self.command {
+                Command::Demo(args) => demo::run(args, self.state_dir).await,
+                Command::Local(args) => local::run(args, &directory).await,
+                Command::ProxyStatus(args) => proxy_status::run(args, &directory).await,
+                Command::ProxyConfig(args) => proxy_config::run(args, &directory).await,
+                Command::Validate(args) => validate::run(&args),
+                Command::Version(args) => version::run(args, &directory).await,
+                Command::Completion(args) => completion::run(&args),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn commands_are_read() {
+        for line in [
+            "meshctl demo",
+            "meshctl demo --keep -o json",
+            "meshctl demo --requests 200 --concurrency 2",
+            "meshctl local run deploy/samples/two-processes",
+            "meshctl local apply -f a.yaml -f b.yaml",
+            "meshctl local status -o yaml",
+            "meshctl proxy-status",
+            "meshctl ps reviews-v1 --control-plane 127.0.0.1:15014",
+            "meshctl proxy-config route reviews-v1",
+            "meshctl pc all --admin 127.0.0.1:15000 -o json",
+            "meshctl validate -f deploy/samples/bookinfo",
+            "meshctl --state-dir /tmp/x version -o json",
+            "meshctl completion bash",
+        ] {
+            Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn wrong_command_lines_are_refused() {
+        for line in [
+            "meshctl",
+            "meshctl proxy-config route",
+            "meshctl validate",
+            "meshctl local run",
+            "meshctl demo --requests 0",
+        ] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}
