@@ -241,5 +241,6 @@ fn retry_budget(check: &mut Check<'_>, at: &At, budget: &RetryBudget) {
     if let Some(percent) = budget.percent {
         check.percent(&at.field("percent"), percent.value);
     }
-    check.duration(&at.field("budgetInterval"), budget.budget_interval, true);
+    let window = budget.budget_interval.is_some_and(|window| !window.0.is_zero());
+    check.unsupported(window, &at.field("budgetInterval"), "; the budget counts the requests under way");
 }

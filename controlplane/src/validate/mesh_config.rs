@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use mesh_proto::crd::MeshConfig;
 use mesh_proto::crd::sidecar::OutboundMode;
 use mesh_proto::kube::ConfigMap;
+use mesh_proto::names::ROOT_NAMESPACE;
 
 use super::check::{At, Check, is_dns_label, is_dns_name};
 use super::destination_rule::tcp_keepalive;
@@ -52,7 +53,7 @@ const HONOURED: &[&str] = &[
 /// # Errors
 /// What keeps the whole text from being used: the settings before it stay in force.
 pub fn mesh_config(yaml: &str) -> Result<(MeshConfig, Vec<Finding>), Vec<Finding>> {
-    let key = Key { kind: Kind::ConfigMap, namespace: "istio-system".into(), name: MESH_CONFIG_NAME.into() };
+    let key = Key { kind: Kind::ConfigMap, namespace: ROOT_NAMESPACE.into(), name: MESH_CONFIG_NAME.into() };
     let spec = Spec::ConfigMap(ConfigMap::default());
     let object = Object { key, meta: Meta::default(), origin: Origin::default(), spec };
     let mut check = Check::new(&object);
@@ -100,6 +101,26 @@ fn without_effect(check: &mut Check<'_>, given: &serde_json::Map<String, serde_j
         match (name.as_str(), value.as_object()) {
             ("enablePrometheusMerge", _) => {
                 check.warning(&at, "false has no effect yet: the application's metrics are always merged; remove it");
+            }
+            ("localityLbSetting", Some(fields)) => {
+                for name in ["distribute", "failoverPriority"].into_iter().filter(|name| fields.contains_key(*name)) {
+                    check.warning(&at.field(name), "has no effect yet; use failover, or remove it");
+                }
+            }
+            ("extensionProviders", _) => {
+                for (index, provider) in value.as_array().into_iter().flatten().enumerate() {
+                    if provider.get("envoyFileAccessLog").is_none() {
+                        check.warning(
+                            &at.index(index),
+                            "has no effect yet; only envoyFileAccessLog is read, so remove it",
+                        );
+                    }
+                }
+            }
+            ("defaultProviders", Some(fields)) => {
+                for name in fields.keys().filter(|name| *name != "accessLogging") {
+                    check.warning(&at.field(name), message);
+                }
             }
             ("defaultConfig", Some(fields)) => {
                 for name in fields.keys() {

@@ -361,7 +361,7 @@ spec:
       tcp: {maxConnections: -1, connectTimeout: 0s, tcpKeepalive: {time: 100ms}}
       http: {useClientProtocol: true, h2UpgradePolicy: UPGRADE, http2KeepAlive: {interval: 1s}, idleTimeout: 0s}
     outlierDetection: {consecutiveErrors: 5, consecutiveLocalOriginFailures: 3, maxEjectionPercent: 101, outlierDetectionHttpErrorCodes: [500]}
-    retryBudget: {percent: {value: 200}}
+    retryBudget: {percent: {value: 200}, budgetInterval: 5s}
 ",
 "a.yaml:8:13: error[IST0106]: DestinationRule default/a: trafficPolicy.connectionPool.tcp.maxConnections: -1 is negative; give 0 or more
 a.yaml:8:33: error[IST0106]: DestinationRule default/a: trafficPolicy.connectionPool.tcp.connectTimeout: 0s is too short; the least is 1ms
@@ -373,6 +373,7 @@ a.yaml:10:46: error[IST0106]: DestinationRule default/a: trafficPolicy.outlierDe
 a.yaml:10:81: error[IST0106]: DestinationRule default/a: trafficPolicy.outlierDetection.maxEjectionPercent: 101 is not a percentage; give 0 to 100
 a.yaml:10:106: error[IST0106]: DestinationRule default/a: trafficPolicy.outlierDetection.outlierDetectionHttpErrorCodes: is not supported yet; remove it and use consecutive5xxErrors or consecutiveGatewayErrors
 a.yaml:11:19: error[IST0106]: DestinationRule default/a: trafficPolicy.retryBudget.percent: 200 is not a percentage; give 0 to 100
+a.yaml:11:42: error[IST0106]: DestinationRule default/a: trafficPolicy.retryBudget.budgetInterval: is not supported yet; remove it; the budget counts the requests under way
 ",
     );
     check(
@@ -820,14 +821,20 @@ data:
     defaultConfig:
       concurrency: 2
     extensionProviders:
+    - name: file
+      envoyFileAccessLog: {path: /dev/stderr}
     - name: otel
+    localityLbSetting: {distribute: [], failover: [{from: a, to: b}]}
+    defaultProviders: {accessLogging: [file], metrics: [prometheus]}
 ",
 "a.yaml:5:3: warning[IST0106]: ConfigMap istio-system/istio: data.meshNetworks: has no effect yet: the mesh has one network; remove it
 a.yaml:8:5: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.enableTracing: has no effect yet; remove it
 a.yaml:9:5: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.enablePrometheusMerge: false has no effect yet: the application's metrics are always merged; remove it
 a.yaml:10:5: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.trustDomian: is not a field of MeshConfig, so it has no effect; remove it or correct its name
 a.yaml:12:7: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.defaultConfig.concurrency: has no effect: proxies are started with their own settings; remove it
-a.yaml:13:5: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.extensionProviders: has no effect yet; remove it
+a.yaml:16:7: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.extensionProviders[1]: has no effect yet; only envoyFileAccessLog is read, so remove it
+a.yaml:17:25: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.localityLbSetting.distribute: has no effect yet; use failover, or remove it
+a.yaml:18:47: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.defaultProviders.metrics: has no effect yet; remove it
 ",
     );
     check(
