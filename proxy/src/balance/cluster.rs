@@ -51,6 +51,8 @@ pub struct ClusterConfig {
     pub outlier: Option<OutlierConfig>,
     /// TCP keep-alive: probes, time, interval.
     pub tcp_keepalive: Option<(Option<u32>, Option<Duration>, Option<Duration>)>,
+    /// Address that connections to endpoints come from (`upstream_bind_config`); the system's choice when absent.
+    pub source: Option<std::net::SocketAddr>,
     /// Transport for endpoints that no match claims.
     pub transport: Transport,
     /// By labels of the endpoint, the first that it has all of.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::time::timeout;
 
 use super::io::{Shared, Stream};
@@ -65,7 +65,15 @@ async fn connect(cluster: &Cluster, endpoint: &Endpoint, host: Option<&str>, alp
         }
         Address::Name(..) => return Err(Error::NoHealthyUpstream(cluster.config.name.clone())),
     };
-    let stream = TcpStream::connect(address).await.map_err(failed)?;
+    let stream = match cluster.config.source {
+        // A source of another family than the endpoint's cannot reach it; Envoy leaves it out too.
+        Some(source) if source.is_ipv4() == address.is_ipv4() => {
+            let socket = if source.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
+            socket.bind(source).map_err(failed)?;
+            socket.connect(address).await.map_err(failed)?
+        }
+        _ => TcpStream::connect(address).await.map_err(failed)?,
+    };
     tune(&stream);
     keepalive(&stream, &cluster.config);
     let local = stream.local_addr().ok();

@@ -64,7 +64,7 @@ pub(super) async fn terminate(
         finish.record.endpoint = Some(picked.endpoint().clone());
         finish.record.attempts = 1;
         let host = crate::route::domain::without_port(&exchange.authority);
-        let dialed = dial::raw(cluster, picked.endpoint(), Some(host), AlpnUse::Configured).await;
+        let dialed = dial::raw(cluster, picked.endpoint(), Some(host), AlpnUse::Tcp).await;
         let seen = if dialed.is_ok() { Observation::Connected } else { Observation::LocalFailure };
         cluster.observe(picked.endpoint(), seen);
         Ok::<_, Error>((dialed?, permit, picked))

@@ -41,7 +41,11 @@ impl Listener {
             let wanted = &chain.matcher.application_protocols;
             match wanted.is_empty() {
                 true => Some(0),
-                false => seen.protocols.iter().any(|protocol| wanted.contains(protocol)).then_some(1),
+                // The client's order counts, as in Envoy: its first protocol that any chain wants decides.
+                false => {
+                    let first = seen.protocols.iter().position(|protocol| wanted.contains(protocol));
+                    first.map(|position| usize::MAX - position)
+                }
             }
         });
         narrow(&mut candidates, |chain| in_ranges(&chain.matcher.direct_source_ranges, conn.direct_peer.ip()));
@@ -89,4 +93,70 @@ fn server_name(wanted: &[String], name: &str) -> Option<usize> {
             None => (pattern == name).then_some(usize::MAX),
         })
         .max()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::listener::Direction;
+    use crate::xds::decode::{Context, listener};
+
+    const LISTENER: &str = r#"
+name: inbound
+address: {socket_address: {address: 127.0.0.1, port_value: 0}}
+filter_chains:
+- {name: http, filter_chain_match: {destination_port: 80, transport_protocol: tls, application_protocols: [istio-http/1.1, istio-h2]}, filters: [TCP]}
+- {name: mesh, filter_chain_match: {destination_port: 80, transport_protocol: tls, application_protocols: [istio, istio-peer-exchange]}, filters: [TCP]}
+- {name: own-tls, filter_chain_match: {destination_port: 80, transport_protocol: tls}, filters: [TCP]}
+- {name: plain, filter_chain_match: {destination_port: 80}, filters: [TCP]}
+- {name: named, filter_chain_match: {server_names: [a.b]}, filters: [TCP]}
+- {name: wildcard, filter_chain_match: {server_names: ["*.b"]}, filters: [TCP]}
+- {name: range, filter_chain_match: {prefix_ranges: [{address_prefix: 10.0.0.0, prefix_len: 8}]}, filters: [TCP]}
+default_filter_chain: {name: rest, filters: [TCP]}
+"#;
+
+    /// A connection to `destination`, what it began with (`tls:ALPN,ALPN@SERVER`, `raw:HTTP`), and the chain that takes it.
+    #[test]
+    fn the_most_specific_chain_takes_a_connection() {
+        let tcp = "{name: t, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: t, cluster: c}}";
+        let raw = mesh_proto::yaml::from_yaml(&LISTENER.replace("TCP", tcp)).unwrap();
+        let listener = listener::listener(&raw, &Context::default()).unwrap().listener;
+        for (destination, seen, expected) in [
+            ("127.0.0.1:80", "tls:istio-h2,istio,h2", "http"),
+            ("127.0.0.1:80", "tls:istio,istio-h2", "mesh"),
+            ("127.0.0.1:80", "tls:istio-http/1.1,istio,http/1.1", "http"),
+            ("127.0.0.1:80", "tls:istio", "mesh"),
+            ("127.0.0.1:80", "tls:h2,http/1.1", "own-tls"),
+            ("127.0.0.1:80", "tls:", "own-tls"),
+            ("127.0.0.1:80", "raw:http/1.1", "plain"),
+            ("127.0.0.1:81", "tls:h2@a.b", "named"),
+            ("127.0.0.1:81", "tls:h2@c.b", "wildcard"),
+            ("127.0.0.1:81", "tls:h2@b", "rest"),
+            ("10.1.2.3:81", "raw:", "range"),
+            ("11.1.2.3:81", "raw:", "rest"),
+        ] {
+            let (transport, rest) = seen.split_once(':').unwrap();
+            let (protocols, name) = rest.split_once('@').unwrap_or((rest, ""));
+            let seen = Seen {
+                transport: Some(if transport == "tls" { Transport::Tls } else { Transport::RawBuffer }),
+                protocols: protocols.split(',').filter(|one| !one.is_empty()).map(str::to_owned).collect(),
+                server_name: (!name.is_empty()).then(|| name.into()),
+            };
+            let peer = "192.0.2.1:1000".parse().unwrap();
+            let conn = ConnInfo {
+                id: 0,
+                listener: listener.name.clone(),
+                direction: Direction::Inbound,
+                direct_peer: peer,
+                peer,
+                local: destination.parse().unwrap(),
+                local_restored: true,
+                tls: None,
+                server_name: seen.server_name.clone(),
+            };
+            let chain = listener.chain_for(&conn, &seen).map(|chain| &*chain.name);
+            assert_eq!(chain, Some(expected), "{destination} {seen:?}");
+        }
+    }
 }

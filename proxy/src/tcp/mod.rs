@@ -156,7 +156,7 @@ async fn reach(
             None => {
                 let permit = cluster.acquire(Resource::Connections)?;
                 let name = conn.server_name.as_deref();
-                dial::raw(cluster, &endpoint, name, crate::tls::AlpnUse::Configured)
+                dial::raw(cluster, &endpoint, name, crate::tls::AlpnUse::Tcp)
                     .await
                     .map(|raw| Way::Plain(Box::new(raw), permit))
             }

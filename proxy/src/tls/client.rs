@@ -47,13 +47,15 @@ pub enum AlpnUse {
     Http1,
     /// Without those that mean HTTP/1.
     Http2,
+    /// Without all that mean HTTP: a server that chooses by them would take opaque bytes for it.
+    Tcp,
 }
 
 /// rustls' configurations by [`AlpnUse`], and what they were made of.
 pub struct Configured {
     certificate: Option<Arc<Certificate>>,
     trust: Option<Arc<Trust>>,
-    connectors: [TlsConnector; 3],
+    connectors: [TlsConnector; 4],
 }
 
 impl std::fmt::Debug for Configured {
@@ -105,7 +107,8 @@ impl ClientTls {
         let connectors = [
             connector(&[]),
             connector(&[b"h2", b"istio-h2"]),
-            connector(&[b"http/1.1", b"istio-http/1.1", b"http/1.0"]),
+            connector(&[b"http/1.1", b"istio-http/1.1", b"http/1.0", b"istio-http/1.0"]),
+            connector(&[b"h2", b"istio-h2", b"http/1.1", b"istio-http/1.1", b"http/1.0", b"istio-http/1.0"]),
         ];
         let configured = Arc::new(Configured { certificate, trust, connectors });
         self.cache.store(Some(configured.clone()));

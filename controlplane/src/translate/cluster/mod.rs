@@ -112,7 +112,7 @@ impl Outbound<'_> {
         policy::connection_pool(&mut cluster, self.traffic, speaks, mesh);
         policy::outlier_detection(&mut cluster, self.traffic.outlier_detection.as_ref());
         let Self { context, service, port, subset, .. } = self;
-        let towards = tls::Towards { context, service, port, subset, speaks };
+        let towards = tls::Towards { context, service, port, subset, speaks, by_protocol: self.node.ferromesh };
         tls::apply(&mut cluster, self.traffic.tls.as_ref(), &towards, kind);
         Some(cluster)
     }
@@ -303,16 +303,15 @@ fn passthrough(context: &PushContext) -> Cluster {
 fn inbound_passthrough(context: &PushContext, node: &Node) -> Cluster {
     let mut cluster = fixed(names::INBOUND_PASSTHROUGH, DiscoveryType::OriginalDst);
     policy::connection_pool(&mut cluster, &TrafficPolicy::default(), Speaks::Downstream, &context.mesh);
-    if !node.ferromesh {
-        // Capture leaves this source alone, else the connection would come back to the proxy (AG2). Our proxy binds it by itself.
-        cluster.upstream_bind_config = Some(core::BindConfig {
-            source_address: Some(core::SocketAddress {
-                address: "127.0.0.6".to_owned(),
-                port_specifier: Some(core::socket_address::PortSpecifier::PortValue(0)),
-                ..Default::default()
-            }),
+    // Capture leaves this source alone, else the connection would come back to the proxy (AG2).
+    let ipv6 = node.addresses.first().is_some_and(IpAddr::is_ipv6);
+    cluster.upstream_bind_config = Some(core::BindConfig {
+        source_address: Some(core::SocketAddress {
+            address: if ipv6 { "::6" } else { "127.0.0.6" }.to_owned(),
+            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(0)),
             ..Default::default()
-        });
-    }
+        }),
+        ..Default::default()
+    });
     cluster
 }

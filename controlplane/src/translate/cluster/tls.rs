@@ -26,6 +26,8 @@ pub struct Towards<'a> {
     pub subset: &'a str,
     /// What is spoken inside.
     pub speaks: Speaks,
+    /// The proxy offers only the protocols of what it carries; a stock Envoy offers the whole list each time.
+    pub by_protocol: bool,
 }
 
 /// Writes the transport sockets of a cluster.
@@ -94,13 +96,15 @@ pub fn secret(name: &str) -> tls::SdsSecretConfig {
 
 /// TLS with the workload's own certificate.
 fn mesh_context(settings: Option<&ClientTlsSettings>, towards: &Towards<'_>) -> tls::UpstreamTlsContext {
-    let Towards { context, service, port, subset, speaks } = towards;
+    let Towards { context, service, port, subset, speaks, by_protocol } = towards;
     let named = settings.filter(|settings| !settings.subject_alt_names.is_empty());
     let identities = named.map_or_else(|| context.identities(service), |named| named.subject_alt_names.clone());
     let sni = settings.map(|settings| settings.sni.clone()).filter(|sni| !sni.is_empty());
     let alpn: &[&str] = match speaks {
         Speaks::Http2 => &["istio", "h2"],
         Speaks::Http1 => &["istio-http/1.1", "istio", "http/1.1"],
+        // The server tells HTTP from opaque bytes on a port that declares nothing by the first of these that it knows.
+        Speaks::Downstream if *by_protocol => &["istio-h2", "istio-http/1.1", "istio", "h2", "http/1.1"],
         Speaks::Downstream => &["istio", "h2", "http/1.1"],
         Speaks::Tcp => &["istio-peer-exchange", "istio"],
     };

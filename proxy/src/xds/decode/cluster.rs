@@ -77,6 +77,7 @@ pub fn cluster(raw: &cluster::Cluster, context: &Context) -> Decoded<(ClusterCon
         http2_keepalive: http.keepalive,
         limits: limits(raw)?,
         outlier: raw.outlier_detection.as_ref().map(outlier).transpose().at("outlier_detection")?,
+        source: source(raw).at("upstream_bind_config")?,
         tcp_keepalive: keepalive.map(|keepalive| {
             let seconds =
                 |value: &Option<wkt::UInt32Value>| value.as_ref().map(|value| Duration::from_secs(value.value.into()));
@@ -101,6 +102,23 @@ pub fn cluster(raw: &cluster::Cluster, context: &Context) -> Decoded<(ClusterCon
         name,
     };
     Ok((config, endpoints))
+}
+
+/// The address that connections come from.
+fn source(raw: &cluster::Cluster) -> Decoded<Option<SocketAddr>> {
+    use core::socket_address::PortSpecifier;
+    let Some(source) = raw.upstream_bind_config.as_ref().and_then(|bind| bind.source_address.as_ref()) else {
+        return Ok(None);
+    };
+    let address: IpAddr =
+        source.address.parse().map_err(|_| Refusal::field("source_address.address", "must be an IP address"))?;
+    let port = match source.port_specifier {
+        Some(PortSpecifier::PortValue(port)) => {
+            u16::try_from(port).map_err(|_| Refusal::field("source_address.port_value", "must be at most 65535"))?
+        }
+        _ => 0,
+    };
+    Ok(Some(SocketAddr::new(address, port)))
 }
 
 fn discovery(raw: &cluster::Cluster) -> Decoded<Discovery> {

@@ -17,6 +17,7 @@ const TABLE: &[(&str, &str)] = &[
     // Addresses, sources, sockets.
     ("core.Address", "socket_address pipe"),
     ("core.SocketAddress", "protocol=TCP address port_value"),
+    ("core.BindConfig", "source_address"),
     ("core.Pipe", "path"),
     ("core.CidrRange", "*"),
     ("core.Metadata", "*"),
@@ -58,7 +59,7 @@ const TABLE: &[(&str, &str)] = &[
          circuit_breakers http_protocol_options http2_protocol_options common_http_protocol_options \
          typed_extension_protocol_options dns_refresh_rate dns_lookup_family outlier_detection least_request_lb_config \
          round_robin_lb_config common_lb_config transport_socket transport_socket_matches metadata \
-         upstream_connection_options",
+         upstream_connection_options upstream_bind_config",
     ),
     (
         "config.cluster.Cluster.common_http_protocol_options",
