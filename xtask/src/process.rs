@@ -5,9 +5,12 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// The workspace's root, where this crate's folder lies.
+/// The workspace's root, where this crate's folder lies: as cargo says now, not when this was built, since checkouts may share a
+/// target folder.
 pub fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+    let folder =
+        std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    folder.parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
 }
 
 /// Runs `program` in the workspace's root and fails unless it succeeds.

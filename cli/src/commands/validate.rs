@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     fn samples(name: &str) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/samples").join(name)
+        Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("../deploy/samples").join(name)
     }
 
     fn plain(text: &str) -> String {

@@ -21,6 +21,10 @@ pub enum Backend {
 pub fn apply(settings: &Settings, backend: Backend) -> Result<(), RedirectError> {
     let rules = rules(settings);
     let chosen = choose(backend)?;
+    if settings.ipv6 {
+        // Unlike 127.0.0.6, `::6` is nobody's address until it is given to the loopback device; the proxy could not bind it.
+        feed("ip", &["-6", "address", "replace", "::6/128", "dev", "lo"], "")?;
+    }
     match chosen {
         Backend::Nft | Backend::Auto => {
             feed("nft", &["-f", "-"], &nft::script(&rules, settings.ipv6))?;
