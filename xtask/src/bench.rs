@@ -53,7 +53,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     process::run("cargo", &["build", "--release", "--package", "mesh-proxy"])?;
     let home = system::home()?;
-    let programs = peer::Programs::find(&home, &arguments.peers)?;
+    let programs = peer::Programs::find(&arguments.peers)?;
     system::certificates(&home.join("certs"))?;
     let mut samples = Vec::new();
     for repetition in 0..arguments.reps.max(1) {

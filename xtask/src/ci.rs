@@ -32,8 +32,8 @@ const TIERS: &[Tier] = &[
     Tier { name: "clippy", needs: &[], run: clippy },
     Tier {
         name: "test",
-        needs: &[tools::H2SPEC, tools::CURL],
-        run: || process::run("cargo", &["test", "--workspace"]),
+        needs: &[tools::H2SPEC, tools::CURL, tools::ENVOY],
+        run: test,
     },
     Tier { name: "netns", needs: &[tools::IP, tools::NFT, tools::IPTABLES, tools::SETPRIV, tools::CURL], run: netns },
     Tier { name: "codegen", needs: &[], run: || crate::codegen::check() },
@@ -89,6 +89,11 @@ fn close(outcomes: &[(&str, Outcome)]) -> Result<()> {
         bail!("{not_run} tiers did not run, and CI=true asks for all of them");
     }
     Ok(())
+}
+
+fn test() -> Result<()> {
+    let envoy = tools::ENVOY.path()?;
+    process::run_with("cargo", &["test", "--workspace"], &[("FERROMESH_ENVOY", &envoy.to_string_lossy())])
 }
 
 fn clippy() -> Result<()> {

