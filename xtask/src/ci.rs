@@ -30,11 +30,7 @@ const TIERS: &[Tier] = &[
     Tier { name: "tidy", needs: &[], run: tidy::run },
     Tier { name: "one-crypto-provider", needs: &[], run: one_crypto_provider },
     Tier { name: "clippy", needs: &[], run: clippy },
-    Tier {
-        name: "test",
-        needs: &[tools::H2SPEC, tools::CURL, tools::ENVOY],
-        run: test,
-    },
+    Tier { name: "test", needs: &[tools::H2SPEC, tools::CURL, tools::ENVOY], run: test },
     Tier { name: "netns", needs: &[tools::IP, tools::NFT, tools::IPTABLES, tools::SETPRIV, tools::CURL], run: netns },
     Tier { name: "codegen", needs: &[], run: || crate::codegen::check() },
     Tier { name: "doc", needs: &[], run: doc },

@@ -12,8 +12,10 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep};
 
+use super::error::Error;
 use super::handle::Finish;
 use crate::connect::Taken;
+use crate::policy::retry::REFUSED_STREAM;
 use crate::telemetry::record::Flags;
 
 /// The largest request body that is kept for another try, in bytes.
@@ -86,22 +88,28 @@ pub struct Progress {
     pub received: Cell<u64>,
     /// gRPC messages from the client, counted where there may be some.
     pub messages: MessageCount,
-    /// True once the client has sent everything.
-    pub done: Cell<bool>,
+    /// When the client had sent everything; `None` while it has not.
+    pub ended: Cell<Option<Instant>>,
+    /// When something came last.
+    pub last: Cell<Option<Instant>>,
     /// True if the client broke off.
     pub broken: Cell<bool>,
-    /// When `done` became true.
-    pub ended: Cell<Option<Instant>>,
-    /// Told when `done` becomes true.
+    /// Told when `ended` becomes known.
     pub finished: tokio::sync::Notify,
 }
 
 impl Progress {
     fn end(&self) {
-        if !self.done.replace(true) {
+        if self.ended.get().is_none() {
             self.ended.set(Some(Instant::now()));
+            self.finished.notify_one();
         }
-        self.finished.notify_one();
+    }
+
+    fn pass(&self, data: &[u8]) {
+        self.received.set(self.received.get() + data.len() as u64);
+        self.messages.pass(data);
+        self.last.set(Some(Instant::now()));
     }
 }
 
@@ -130,6 +138,7 @@ pub struct Replay {
     chunks: RefCell<Vec<Bytes>>,
     trailers: RefCell<Option<HeaderMap>>,
     size: Cell<usize>,
+    length: Option<u64>,
     generation: Cell<u32>,
     /// How far the client has come.
     pub progress: Rc<Progress>,
@@ -139,6 +148,7 @@ impl Replay {
     /// Keeps `incoming`.
     pub fn new(incoming: Incoming, progress: Rc<Progress>) -> Rc<Self> {
         Rc::new(Self {
+            length: incoming.size_hint().exact(),
             incoming: RefCell::new(incoming),
             chunks: RefCell::default(),
             trailers: RefCell::default(),
@@ -164,7 +174,7 @@ impl Replay {
             *position += 1;
             return Poll::Ready(Some(Ok(Frame::data(chunk.clone()))));
         }
-        if self.progress.done.get() {
+        if self.progress.ended.get().is_some() {
             // Trailers come once for each try, after the last chunk.
             let chunks = self.chunks.borrow().len();
             if *position == chunks {
@@ -187,8 +197,11 @@ impl Replay {
             }
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
-                    self.progress.received.set(self.progress.received.get() + data.len() as u64);
-                    self.progress.messages.pass(&data);
+                    self.progress.pass(&data);
+                    if self.incoming.borrow().is_end_stream() {
+                        // Whoever sends a body of known length asks no further.
+                        self.progress.end();
+                    }
                     let size = self.size.get().saturating_add(data.len());
                     self.size.set(size);
                     if size <= REPLAY_LIMIT {
@@ -220,15 +233,17 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Direct(incoming, progress) => match ready!(Pin::new(incoming).poll_frame(cx)) {
+            Self::Direct(incoming, progress) => match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
                 None => {
                     progress.end();
                     Poll::Ready(None)
                 }
                 Some(Ok(frame)) => {
                     if let Some(data) = frame.data_ref() {
-                        progress.received.set(progress.received.get() + data.len() as u64);
-                        progress.messages.pass(data);
+                        progress.pass(data);
+                        if incoming.is_end_stream() {
+                            progress.end();
+                        }
                     } else {
                         progress.end();
                     }
@@ -260,16 +275,11 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Direct(incoming, _) => incoming.size_hint(),
-            Self::Replay { source, position: 0, .. } => {
-                let kept: u64 = source.chunks.borrow().iter().map(|chunk| chunk.len() as u64).sum();
-                if source.progress.done.get() {
-                    return SizeHint::with_exact(kept);
-                }
-                match source.incoming.borrow().size_hint().exact() {
-                    Some(rest) => SizeHint::with_exact(kept + rest),
-                    None => SizeHint::default(),
-                }
-            }
+            Self::Replay { source, position: 0, .. } => match source.length {
+                // As the client framed it: a length that it did not tell is not made up for a later try.
+                Some(length) => SizeHint::with_exact(length),
+                None => SizeHint::default(),
+            },
             Self::Replay { .. } => SizeHint::default(),
         }
     }
@@ -296,41 +306,50 @@ struct Upstream {
     timer: Option<Pin<Box<Sleep>>>,
     progressed: Instant,
     ended: bool,
+    http1: bool,
     messages: MessageCount,
 }
 
 /// How long a response may take.
 #[derive(Debug, Clone, Default)]
 pub struct Limits {
-    /// Everything must have come so long after the request was sent whole.
+    /// Everything must have come so long after the request had.
     pub timeout: Option<Duration>,
-    /// How far the request has come; `None` for one without body.
-    pub progress: Option<Rc<Progress>>,
+    /// The request's body, if it has one; else it was whole at `started`.
+    pub request: Option<Rc<Progress>>,
     /// When the request began.
     pub started: Option<Instant>,
-    /// The stream ends then, whatever happens.
-    pub lifetime: Option<Instant>,
     /// Nothing may stand still for longer.
     pub idle: Option<Duration>,
+    /// The stream ends then.
+    pub end: Option<Instant>,
+}
+
+/// Which limit was reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Late {
+    /// Time to look again: the client is still sending.
+    Unknown,
+    Response,
+    Idle,
+    Stream,
 }
 
 impl Limits {
-    /// When the response is late. While the request is still being sent, a time at which to look again.
-    fn deadline(&self, now: Instant) -> Option<Instant> {
-        let timeout = self.timeout?;
-        let from = match &self.progress {
-            Some(progress) => progress.ended.get().unwrap_or(now),
-            None => self.started?,
+    /// What comes first, after something moved at `progressed`.
+    fn next(&self, progressed: Instant) -> Option<(Instant, Late)> {
+        let whole = match &self.request {
+            Some(request) => request.ended.get(),
+            None => self.started,
         };
-        Some(from + timeout)
+        let response = self.timeout.map(|timeout| match whole {
+            Some(whole) => (whole + timeout, Late::Response),
+            None => (Instant::now() + timeout, Late::Unknown),
+        });
+        let idle = self.idle.map(|idle| (progressed + idle, Late::Idle));
+        let stream = self.end.map(|end| (end, Late::Stream));
+        [response, idle, stream].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
-}
-
-/// Which limit was it.
-enum Late {
-    Response,
-    Lifetime,
-    Idle,
 }
 
 impl ResponseBody {
@@ -343,6 +362,7 @@ impl ResponseBody {
     pub fn upstream(incoming: Incoming, connection: Taken, limits: Limits, finish: Finish) -> Self {
         let ended = incoming.is_end_stream();
         let upstream = Upstream {
+            http1: matches!(connection, Taken::Http1(_)),
             incoming,
             connection: Some(connection),
             limits,
@@ -356,6 +376,13 @@ impl ResponseBody {
             body.end();
         }
         body
+    }
+
+    /// Changes what the access log says of the answer.
+    pub fn note(&mut self, details: &'static str) {
+        if let Some(finish) = &mut self.finish {
+            finish.record.details = Some(details.into());
+        }
     }
 
     fn end(&mut self) {
@@ -382,29 +409,18 @@ impl ResponseBody {
 impl Upstream {
     /// Ready when the response has taken too long.
     fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<Late> {
-        if self.limits.timeout.is_none() && self.limits.idle.is_none() && self.limits.lifetime.is_none() {
-            return Poll::Pending;
-        }
-        // Each frame moves the idle limit; the timer is moved only when it fires.
+        // Each frame moves the idle limit on; the timer is moved only when it fires, or when something comes earlier.
         loop {
-            let now = Instant::now();
-            let idle = self.limits.idle.map(|idle| self.progressed + idle);
-            let deadline = self.limits.deadline(now);
-            for (at, late) in [(self.limits.lifetime, Late::Lifetime), (deadline, Late::Response), (idle, Late::Idle)] {
-                if at.is_some_and(|at| now >= at) {
-                    return Poll::Ready(late);
-                }
+            let Some((until, late)) = self.limits.next(self.progressed) else { return Poll::Pending };
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+            if timer.deadline() > until {
+                timer.as_mut().reset(until);
             }
-            let Some(until) = [deadline, idle, self.limits.lifetime].into_iter().flatten().min() else {
-                return Poll::Pending;
-            };
-            match &mut self.timer {
-                None => self.timer = Some(Box::pin(tokio::time::sleep_until(until))),
-                Some(timer) => {
-                    ready!(timer.as_mut().poll(cx));
-                    timer.as_mut().reset(until);
-                }
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= until && late != Late::Unknown {
+                return Poll::Ready(late);
             }
+            timer.as_mut().reset(until.max(Instant::now() + Duration::from_millis(1)));
         }
     }
 }
@@ -433,9 +449,10 @@ impl Body for ResponseBody {
             Poll::Pending => {
                 let late = ready!(upstream.poll_timeout(cx));
                 let (flag, text) = match late {
+                    Late::Unknown => return Poll::Pending,
                     Late::Response => (Flags::UT, "response_timeout"),
-                    Late::Lifetime => (Flags::DT, "max_duration_timeout"),
                     Late::Idle => (Flags::SI, "stream_idle_timeout"),
+                    Late::Stream => (Flags::default(), "max_duration_timeout"),
                 };
                 this.fail(flag, text);
                 Poll::Ready(Some(Err(BodyError::Timeout(text))))
@@ -445,7 +462,16 @@ impl Body for ResponseBody {
                 Poll::Ready(None)
             }
             Poll::Ready(Some(Err(error))) => {
-                this.fail(Flags::UC, "upstream_reset_after_response_started{connection_termination}");
+                let (flag, details) = match super::forward::failure(&error) {
+                    Error::UpstreamReset(Some(REFUSED_STREAM)) => {
+                        (Flags::UR, "upstream_reset_after_response_started{remote_refused_stream_reset}")
+                    }
+                    Error::UpstreamReset(_) => (Flags::UR, "upstream_reset_after_response_started{remote_reset}"),
+                    // HTTP/1 that ends too early breaks the protocol, as Envoy counts it.
+                    _ if upstream.http1 => (Flags::UPE, "upstream_reset_after_response_started{protocol_error}"),
+                    _ => (Flags::UC, "upstream_reset_after_response_started{connection_termination}"),
+                };
+                this.fail(flag, details);
                 Poll::Ready(Some(Err(error.into())))
             }
             Poll::Ready(Some(Ok(frame))) => {

@@ -26,6 +26,18 @@ pub enum Error {
     /// The request breaks HTTP or a limit of ours; the text names which.
     #[error("bad request: {0}")]
     BadRequest(std::borrow::Cow<'static, str>),
+    /// The path cannot be made canonical, or may not be so written.
+    #[error("bad path: {0}")]
+    Path(&'static str),
+    /// The head has more bytes or fields than allowed.
+    #[error("request head too large")]
+    HeadTooLarge,
+    /// A transfer coding that we do not speak.
+    #[error("unknown transfer coding")]
+    TransferCoding,
+    /// A change of protocols that is not allowed here.
+    #[error("this upgrade is not allowed here")]
+    Upgrade,
     /// No virtual host or route matched.
     #[error("no route for this host and path")]
     NoRoute,
@@ -78,7 +90,10 @@ pub enum Error {
     StreamDuration,
     /// Nothing moved for too long.
     #[error("stream idle for too long")]
-    StreamIdle,
+    StreamIdle {
+        /// True if it was the client that had more to send.
+        receiving: bool,
+    },
     /// The client went away.
     #[error("client went away")]
     ClientGone,
@@ -88,13 +103,19 @@ impl Error {
     /// Whose doing it was.
     pub fn side(&self) -> Side {
         match self {
-            Self::BadRequest(_) | Self::RequestTimeout | Self::ClientGone => Side::Downstream,
+            Self::BadRequest(_)
+            | Self::Path(_)
+            | Self::HeadTooLarge
+            | Self::TransferCoding
+            | Self::RequestTimeout
+            | Self::ClientGone => Side::Downstream,
             Self::NoRoute
             | Self::NoCluster(_)
             | Self::Denied(_)
+            | Self::Upgrade
             | Self::Overflow { .. }
-            | Self::StreamDuration
-            | Self::StreamIdle => Side::Internal,
+            | Self::StreamIdle { .. }
+            | Self::StreamDuration => Side::Internal,
             Self::NoHealthyUpstream(_)
             | Self::Connect(_)
             | Self::ConnectTimeout
@@ -114,11 +135,15 @@ impl Error {
     /// The status that the client gets.
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::Path(_) => StatusCode::BAD_REQUEST,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TransferCoding => StatusCode::NOT_IMPLEMENTED,
             Self::NoRoute => StatusCode::NOT_FOUND,
-            Self::Denied(_) => StatusCode::FORBIDDEN,
-            Self::Timeout { .. } | Self::StreamDuration => StatusCode::GATEWAY_TIMEOUT,
-            Self::RequestTimeout | Self::StreamIdle => StatusCode::REQUEST_TIMEOUT,
+            Self::Denied(_) | Self::Upgrade => StatusCode::FORBIDDEN,
+            Self::Timeout { .. } | Self::StreamIdle { receiving: false } | Self::StreamDuration => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
+            Self::StreamIdle { receiving: true } | Self::RequestTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::UpstreamProtocol(_) => StatusCode::BAD_GATEWAY,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -127,7 +152,8 @@ impl Error {
     /// Envoy's response flag.
     pub fn flag(&self) -> Flags {
         match self {
-            Self::BadRequest(_) => Flags::DPE,
+            Self::BadRequest(_) | Self::HeadTooLarge | Self::TransferCoding => Flags::DPE,
+            Self::Path(_) | Self::Upgrade | Self::RequestTimeout | Self::StreamDuration => Flags::default(),
             Self::NoRoute => Flags::NR,
             Self::NoCluster(_) => Flags::NC,
             Self::Denied(_) => Flags::default(),
@@ -138,9 +164,7 @@ impl Error {
             Self::UpstreamReset(_) => Flags::UR,
             Self::UpstreamProtocol(_) => Flags::UPE,
             Self::Timeout { .. } => Flags::UT,
-            Self::RequestTimeout => Flags::default(),
-            Self::StreamDuration => Flags::DT,
-            Self::StreamIdle => Flags::SI,
+            Self::StreamIdle { .. } => Flags::SI,
             Self::ClientGone => Flags::DC,
         }
     }
@@ -149,45 +173,81 @@ impl Error {
     pub fn details(&self) -> Cow<'static, str> {
         match self {
             Self::BadRequest(_) => "http1.codec_error".into(),
+            Self::Path(_) => "path_normalization_failed".into(),
+            Self::HeadTooLarge => "http1.headers_too_large".into(),
+            Self::TransferCoding => "http1.invalid_transfer_encoding".into(),
+            Self::Upgrade => "upgrade_failed".into(),
+            Self::RequestTimeout => "request_overall_timeout".into(),
+            Self::StreamDuration => "max_duration_timeout".into(),
             Self::NoRoute => "route_not_found".into(),
             Self::NoCluster(_) => "cluster_not_found".into(),
             Self::Denied(detail) => detail.clone(),
             Self::NoHealthyUpstream(_) => "no_healthy_upstream".into(),
-            Self::Overflow { .. } => "upstream_reset_before_response_started{overflow}".into(),
-            Self::Connect(_) => "upstream_reset_before_response_started{remote_connection_failure}".into(),
-            Self::ConnectTimeout => "upstream_reset_before_response_started{connection_timeout}".into(),
-            Self::UpstreamTls(_) => {
-                "upstream_reset_before_response_started{remote_connection_failure|TLS_error}".into()
+            Self::Overflow { .. }
+            | Self::Connect(_)
+            | Self::ConnectTimeout
+            | Self::UpstreamTls(_)
+            | Self::UpstreamClosed
+            | Self::UpstreamReset(_)
+            | Self::UpstreamProtocol(_) => {
+                let reason = self.reset_reason().replace(' ', "_");
+                match self.transport_failure() {
+                    Some(failure) => format!("upstream_reset_before_response_started{{{reason}|{failure}}}").into(),
+                    None => format!("upstream_reset_before_response_started{{{reason}}}").into(),
+                }
             }
-            Self::UpstreamClosed => "upstream_reset_before_response_started{connection_termination}".into(),
-            Self::UpstreamReset(_) => "upstream_reset_before_response_started{remote_reset}".into(),
-            Self::UpstreamProtocol(_) => "upstream_reset_before_response_started{protocol_error}".into(),
             Self::Timeout { per_try: false } => "response_timeout".into(),
             Self::Timeout { per_try: true } => "upstream_per_try_timeout".into(),
-            Self::RequestTimeout => "request_overall_timeout".into(),
-            Self::StreamDuration => "max_duration_timeout".into(),
-            Self::StreamIdle => "stream_idle_timeout".into(),
+            Self::StreamIdle { .. } => "stream_idle_timeout".into(),
             Self::ClientGone => "downstream_remote_disconnect".into(),
         }
     }
 
-    /// What the client reads; Envoy's words where it has some, so that users' tools know them.
-    pub fn body(&self) -> Cow<'static, str> {
+    /// Envoy's name of how a try came to nothing.
+    pub fn reset_reason(&self) -> &'static str {
         match self {
-            Self::NoRoute => "".into(),
-            Self::NoCluster(_) => "".into(),
+            Self::Overflow { .. } => "overflow",
+            Self::Connect(_) | Self::UpstreamTls(_) => "remote connection failure",
+            Self::ConnectTimeout => "connection timeout",
+            Self::UpstreamReset(Some(crate::policy::retry::REFUSED_STREAM)) => "remote refused stream reset",
+            Self::UpstreamReset(_) => "remote reset",
+            Self::UpstreamProtocol(_) => "protocol error",
+            _ => "connection termination",
+        }
+    }
+
+    /// Envoy's `UPSTREAM_TRANSPORT_FAILURE_REASON`: what the operating system or TLS said, without spaces.
+    pub fn transport_failure(&self) -> Option<String> {
+        match self {
+            Self::Connect(reason) => {
+                // The system's own words, without the number that Rust adds to them.
+                let words = reason.split(" (os error").next().unwrap_or_default();
+                Some(format!("delayed connect error: {words}").replace(' ', "_"))
+            }
+            Self::UpstreamTls(reason) => Some(format!("TLS_error:|{reason}").replace(' ', "_")),
+            _ => None,
+        }
+    }
+
+    /// What the client reads; Envoy's words where it has some, so that users' tools know them. `retried` if there was an earlier try.
+    pub fn body(&self, retried: bool) -> Cow<'static, str> {
+        match self {
+            Self::NoRoute | Self::NoCluster(_) | Self::Path(_) | Self::Upgrade => "".into(),
             Self::Denied(_) => "RBAC: access denied".into(),
             Self::NoHealthyUpstream(_) => "no healthy upstream".into(),
-            Self::Overflow { .. } => {
-                format!("upstream connect error or disconnect/reset before headers. reset reason: overflow ({self})")
-                    .into()
-            }
             Self::Timeout { .. } => "upstream request timeout".into(),
+            Self::StreamIdle { .. } => "stream timeout".into(),
             Self::RequestTimeout => "request timeout".into(),
             Self::StreamDuration => "downstream duration timeout".into(),
-            Self::StreamIdle => "stream timeout".into(),
+            Self::HeadTooLarge => "Request Header Fields Too Large".into(),
+            Self::TransferCoding => "Not Implemented".into(),
             Self::BadRequest(reason) => reason.clone(),
-            other => format!("upstream connect error or disconnect/reset before headers. {other}").into(),
+            other => {
+                let retried = if retried { "retried and the latest " } else { "" };
+                let reason = other.reset_reason();
+                format!("upstream connect error or disconnect/reset before headers. {retried}reset reason: {reason}")
+                    .into()
+            }
         }
     }
 }

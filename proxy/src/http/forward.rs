@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, HOST, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
@@ -14,15 +14,15 @@ use tokio::time::Instant;
 
 use super::body::{Limits, Progress, Replay, RequestBody, ResponseBody};
 use super::error::Error;
-use super::handle::{Exchange, Finish, grpc_status, local};
+use super::handle::{Exchange, Finish, Matched, grpc_status, local_as, with_response_headers};
 use super::{headers, upgrade};
 use crate::balance::{Cluster, Endpoint, Observation, Permit, PickRequest, Picked, Resource};
 use crate::connect::{Taken, Want};
 use crate::listener::Direction;
 use crate::policy::headers::HeaderOps;
 use crate::policy::retry::{Decision, Outcome, REFUSED_STREAM, RetryPolicy, Try};
+use crate::route::VirtualHost;
 use crate::route::action::{Forward, HostRewrite, Target, WeightedCluster};
-use crate::route::{Route, RouteTable, VirtualHost};
 use crate::telemetry::record::Flags;
 
 /// What a request holds of others until it is over.
@@ -85,55 +85,50 @@ type Tried = Result<(Response<Incoming>, Taken), (Error, bool)>;
 #[allow(clippy::too_many_arguments)]
 pub(super) async fn forward(
     exchange: &mut Exchange,
-    table: &RouteTable,
-    host: &VirtualHost,
-    route: &Arc<Route>,
+    matched: Matched<'_>,
     action: &Forward,
     body: Incoming,
     on_upgrade: OnUpgrade,
     mut finish: Finish,
     random: u64,
 ) -> Response<ResponseBody> {
-    let grpc = exchange.grpc;
     let (cluster, weighted) = match target(exchange, action, random.rotate_left(32)) {
         Ok(found) => found,
         Err(error) => {
-            let mut response = local(error, finish, grpc);
-            if !grpc {
-                *response.status_mut() = action.cluster_not_found;
-            }
-            return response;
+            exchange.note(&mut finish);
+            return refuse(exchange, matched, error, Some(action.cluster_not_found), finish);
         }
     };
     finish.record.cluster = Some(cluster.clone());
     if let Some(protocol) = &exchange.upgrade
         && !upgrade_allowed(exchange, action, protocol)
     {
-        let mut response = local(Error::BadRequest("this upgrade is not allowed here".into()), finish, grpc);
-        *response.status_mut() = StatusCode::FORBIDDEN;
-        return response;
+        exchange.note(&mut finish);
+        return refuse(exchange, matched, Error::Upgrade, None, finish);
     }
+    prepare_request(exchange, matched, action, weighted, &cluster);
+    exchange.note(&mut finish);
+    finish.record.attempts = 1;
     match cluster.acquire(Resource::Requests) {
         Ok(permit) => finish.held.request = Some(permit),
-        Err(error) => return local(error, finish, grpc),
+        Err(error) => return refuse(exchange, matched, error, None, finish),
     }
-    prepare_request(exchange, table, host, route, action, weighted, &cluster);
     if action.terminate_connect && exchange.upgrade.as_deref() == Some("connect") {
         return upgrade::terminate(exchange, &cluster, on_upgrade, finish).await;
     }
-    let retry = action.retry.as_ref().or(host.retry.as_ref()).cloned();
+    let retry = action.retry.as_ref().or(matched.host.retry.as_ref()).cloned();
     let upgrading = exchange.upgrade.is_some();
     let mut source = if upgrading { Source::Empty } else { Source::new(body, retry.is_some()) };
     if let Some(progress) = source.progress() {
         finish.follow(progress.clone());
     }
-    let started = Instant::now();
-    let result = attempts(exchange, host, action, &cluster, retry.as_deref(), &mut source, &mut finish, started).await;
+    let times = Times::new(exchange, action, &finish);
+    let result = attempts(exchange, matched, action, &cluster, retry.as_deref(), &mut source, &mut finish, times).await;
     let (response, taken) = match result {
         Ok(answered) => answered,
-        Err(error) => return local(error, finish, grpc),
+        Err(error) => return refuse(exchange, matched, error, None, finish),
     };
-    finish.record.upstream_service_time = Some(started.elapsed());
+    finish.record.upstream_service_time = Some(times.started.elapsed());
     let switching = response.status() == StatusCode::SWITCHING_PROTOCOLS
         || (exchange.upgrade.as_deref() == Some("connect") && response.status().is_success());
     if upgrading && switching {
@@ -141,17 +136,81 @@ pub(super) async fn forward(
     }
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // The endpoint would speak something that nobody asked for, on a connection that the client takes for HTTP.
-        return local(Error::UpstreamProtocol("101 without an upgrade".into()), finish, grpc);
+        let error = Error::UpstreamProtocol("101 without an upgrade".into());
+        return refuse(exchange, matched, error, None, finish);
     }
-    let idle = action.idle_timeout.unwrap_or(exchange.chain.stream_idle_timeout);
     let limits = Limits {
-        timeout: action.timeout.filter(|_| !upgrading),
-        progress: source.progress().cloned(),
-        started: Some(started),
-        lifetime: lifetime(exchange, action).map(|lifetime| started + lifetime),
-        idle,
+        timeout: times.timeout.filter(|_| !upgrading),
+        request: source.progress().cloned(),
+        started: Some(times.started),
+        idle: times.idle,
+        end: times.end,
     };
-    respond(exchange, table, host, route, weighted, response, taken, limits, finish)
+    respond(exchange, matched, weighted, response, taken, limits, finish)
+}
+
+/// Answers with an error of ours, by the route's rules for responses.
+fn refuse(
+    exchange: &Exchange,
+    matched: Matched<'_>,
+    error: Error,
+    status: Option<StatusCode>,
+    finish: Finish,
+) -> Response<ResponseBody> {
+    with_response_headers(local_as(error, status, finish, exchange.grpc), exchange, matched)
+}
+
+/// How long a request may take.
+#[derive(Debug, Clone, Copy)]
+struct Times {
+    started: Instant,
+    /// After the request has come whole.
+    timeout: Option<Duration>,
+    /// Nothing may stand still for longer.
+    idle: Option<Duration>,
+    /// The client must have sent everything by then.
+    request: Option<Instant>,
+    /// The stream ends then.
+    end: Option<Instant>,
+}
+
+impl Times {
+    fn new(exchange: &Exchange, action: &Forward, finish: &Finish) -> Self {
+        let begun = finish.record.start;
+        let chain = &exchange.chain;
+        let told = action.grpc_timeout_max.filter(|_| exchange.grpc).and_then(|most| {
+            let told = grpc_timeout(&exchange.parts.headers)?;
+            // 0 is no cap.
+            Some(if most.is_zero() { told } else { told.min(most) }).filter(|limit| !limit.is_zero())
+        });
+        let end = told.or(action.max_stream_duration).or(chain.max_stream_duration);
+        Self {
+            started: Instant::now(),
+            timeout: action.timeout,
+            idle: action.idle_timeout.unwrap_or(chain.stream_idle_timeout),
+            request: chain.request_timeout.filter(|_| exchange.upgrade.is_none()).map(|limit| begun + limit),
+            end: end.map(|limit| begun + limit),
+        }
+    }
+}
+
+/// `grpc-timeout` of the client. Source: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
+fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 {
+        return None;
+    }
+    let number: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
 }
 
 /// The cluster of a request.
@@ -181,13 +240,12 @@ fn upgrade_allowed(exchange: &Exchange, action: &Forward, protocol: &str) -> boo
 /// Rewrites path, host and headers as the route says. Runs once: tries send the same request.
 fn prepare_request(
     exchange: &mut Exchange,
-    table: &RouteTable,
-    host: &VirtualHost,
-    route: &Arc<Route>,
+    matched: Matched<'_>,
     action: &Forward,
     weighted: Option<&WeightedCluster>,
     cluster: &Cluster,
 ) {
+    let Matched { table, host, route } = matched;
     let head = exchange.head();
     let rewritten = action.path.apply(&route.matches.path, &head);
     let rewritten = rewritten.and_then(|path| PathAndQuery::try_from(path).ok());
@@ -218,18 +276,31 @@ fn prepare_request(
         None | Some(HostRewrite::Keep) => &action.host,
         Some(own) => own,
     };
+    let own = !std::ptr::eq(rewrite, &action.host);
     let rewritten = match rewrite {
         HostRewrite::Keep | HostRewrite::Auto => None,
         HostRewrite::Literal(value) => value.to_str().ok().map(str::to_owned),
-        HostRewrite::Header(name) => changed.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned),
+        HostRewrite::Header(name) => {
+            changed.get(name).and_then(|value| value.to_str().ok()).filter(|host| !host.is_empty()).map(str::to_owned)
+        }
     };
     if let Some(rewritten) = rewritten {
-        if action.append_forwarded_host
-            && let Ok(original) = HeaderValue::try_from(exchange.authority.as_str())
-        {
-            changed.append(names::FORWARDED_HOST, original);
+        if own {
+            // As in Envoy, what a weighted cluster does to the host is not told.
+            exchange.authority = rewritten;
+        } else {
+            exchange.rewrite_authority(&mut changed, rewritten, action.append_forwarded_host);
         }
-        exchange.authority = rewritten;
+    }
+    if let Some(via) = exchange.chain.via.as_deref() {
+        headers::via(&mut changed, via);
+    }
+    if action.grpc_timeout_max.is_some_and(|most| !most.is_zero())
+        && exchange.grpc
+        && let (Some(most), Some(told)) = (action.grpc_timeout_max, grpc_timeout(&changed))
+        && let Ok(value) = HeaderValue::try_from(format!("{}m", told.min(most).as_millis()))
+    {
+        changed.insert("grpc-timeout", value);
     }
     if exchange.chain.stats.as_ref().is_some_and(|stats| stats.metadata_exchange)
         && exchange.place.conn.direction == Direction::Outbound
@@ -244,14 +315,14 @@ fn prepare_request(
 /// Tries until there is an answer for the client.
 #[allow(clippy::too_many_arguments)]
 async fn attempts(
-    exchange: &Exchange,
-    host: &VirtualHost,
+    exchange: &mut Exchange,
+    matched: Matched<'_>,
     action: &Forward,
     cluster: &Arc<Cluster>,
     retry: Option<&RetryPolicy>,
     source: &mut Source,
     finish: &mut Finish,
-    started: Instant,
+    times: Times,
 ) -> Result<(Response<Incoming>, Taken), Error> {
     let worker = exchange.worker.clone();
     let mut failed: Vec<Arc<Endpoint>> = Vec::new();
@@ -264,13 +335,24 @@ async fn attempts(
         let endpoint = picked.endpoint().clone();
         finish.record.endpoint = Some(endpoint.clone());
         finish.held.picked = Some(picked);
-        let limit = time_limit(exchange, action, retry, source.progress(), started);
-        let tried = one(exchange, host, action, cluster, &endpoint, source, number, finish, limit).await;
+        if matches!(action.host, HostRewrite::Auto)
+            && let Some(name) = endpoint.spec.hostname.as_deref()
+            && exchange.authority != name
+        {
+            let mut headers = std::mem::take(&mut exchange.parts.headers);
+            exchange.rewrite_authority(&mut headers, name.to_owned(), action.append_forwarded_host);
+            exchange.parts.headers = headers;
+            exchange.note(finish);
+        }
+        let limit = TimeLimit::new(times, retry, source.progress());
+        let told = expected(times, retry);
+        let tried = one(exchange, matched.host, cluster, &endpoint, source, number, told, finish, limit).await;
         observe(cluster, &endpoint, &tried);
         let Some(retry) = retry else { return tried.map_err(|(error, _)| error) };
         let (outcome, sent) = match &tried {
             Ok((response, _)) => {
-                let outcome = Outcome::Answer { status: response.status(), grpc: grpc_status(response.headers()) };
+                let headers = response.headers();
+                let outcome = Outcome::Answer { status: response.status(), grpc: grpc_status(headers), headers };
                 (outcome, true)
             }
             Err((error, sent)) => (Outcome::Failure(error), *sent),
@@ -303,7 +385,7 @@ async fn attempts(
         number += 1;
         let wait = retry.backoff(number, worker.with_random(fastrand::Rng::f64));
         if let Some(timeout) = action.timeout
-            && started.elapsed() + wait >= timeout
+            && times.started.elapsed() + wait >= timeout
         {
             return Err(Error::Timeout { per_try: false });
         }
@@ -311,109 +393,76 @@ async fn attempts(
     }
 }
 
-/// How long a request may take, and a try of it.
-#[derive(Clone)]
+/// What the endpoint is told of the time that it has (`x-envoy-expected-rq-timeout-ms`).
+fn expected(times: Times, retry: Option<&RetryPolicy>) -> Option<Duration> {
+    let one = retry.and_then(|retry| retry.per_try_timeout);
+    let left = times.timeout.map(|timeout| timeout.saturating_sub(times.started.elapsed()));
+    let least = [one, left].into_iter().flatten().min()?;
+    Some(least.max(Duration::from_millis(1)))
+}
+
+/// How long a try may take.
 struct TimeLimit {
+    times: Times,
     per_try: Option<Duration>,
-    timeout: Option<Duration>,
-    arrival: Option<Duration>,
-    lifetime: Option<Instant>,
-    started: Instant,
+    begun: Instant,
     progress: Option<Rc<Progress>>,
 }
 
-fn time_limit(
-    exchange: &Exchange,
-    action: &Forward,
-    retry: Option<&RetryPolicy>,
-    progress: Option<&Rc<Progress>>,
-    started: Instant,
-) -> TimeLimit {
-    TimeLimit {
-        per_try: retry.and_then(|retry| retry.per_try_timeout),
-        timeout: action.timeout,
-        arrival: exchange.chain.request_timeout.filter(|_| exchange.upgrade.is_none()),
-        lifetime: lifetime(exchange, action).map(|lifetime| started + lifetime),
-        started,
-        progress: progress.cloned(),
-    }
-}
-
-/// How long the stream may live: what a gRPC client asked for, where the route lets it, else what is configured.
-fn lifetime(exchange: &Exchange, action: &Forward) -> Option<Duration> {
-    let configured = action.max_stream_duration.or(exchange.chain.max_stream_duration);
-    let Some(most) = action.grpc_timeout_max.filter(|_| exchange.grpc) else { return configured };
-    let Some(asked) = exchange.parts.headers.get("grpc-timeout").and_then(|value| grpc_timeout(value.as_bytes()))
-    else {
-        return configured;
-    };
-    Some(if most.is_zero() { asked } else { asked.min(most) }).filter(|limit| !limit.is_zero())
-}
-
-/// gRPC's `Timeout`: at most eight digits and a unit.
-fn grpc_timeout(text: &[u8]) -> Option<Duration> {
-    let (unit, digits) = text.split_last()?;
-    if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let number: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
-    Some(match unit {
-        b'H' => Duration::from_secs(number * 3600),
-        b'M' => Duration::from_secs(number * 60),
-        b'S' => Duration::from_secs(number),
-        b'm' => Duration::from_millis(number),
-        b'u' => Duration::from_micros(number),
-        b'n' => Duration::from_nanos(number),
-        _ => return None,
-    })
-}
-
 impl TimeLimit {
-    fn is_none(&self) -> bool {
-        self.per_try.is_none() && self.timeout.is_none() && self.arrival.is_none() && self.lifetime.is_none()
+    fn new(times: Times, retry: Option<&RetryPolicy>, progress: Option<&Rc<Progress>>) -> Self {
+        let per_try = retry.and_then(|retry| retry.per_try_timeout);
+        Self { times, per_try, begun: Instant::now(), progress: progress.cloned() }
     }
 
-    /// Resolves when time is up. The response's time begins when the client has sent everything, as in Envoy.
+    fn is_endless(&self) -> bool {
+        let Times { timeout, idle, request, end, .. } = self.times;
+        self.per_try.is_none() && timeout.is_none() && idle.is_none() && request.is_none() && end.is_none()
+    }
+
+    /// What comes first as things stand.
+    fn next(&self) -> Option<(Instant, Error)> {
+        let times = &self.times;
+        let ended = self.progress.as_ref().map_or(Some(times.started), |progress| progress.ended.get());
+        let receiving = ended.is_none();
+        // The request's time, and a try's, begin when the client has sent everything, as in Envoy.
+        let whole = times.timeout.and_then(|limit| Some((ended? + limit, Error::Timeout { per_try: false })));
+        let one =
+            self.per_try.and_then(|limit| Some((ended?.max(self.begun) + limit, Error::Timeout { per_try: true })));
+        let last = self.progress.as_ref().and_then(|progress| progress.last.get());
+        let last = last.map_or(self.begun, |last| last.max(self.begun));
+        let idle = times.idle.map(|limit| (last + limit, Error::StreamIdle { receiving }));
+        let request = times.request.filter(|_| receiving).map(|at| (at, Error::RequestTimeout));
+        let end = times.end.map(|at| (at, Error::StreamDuration));
+        [whole, one, idle, request, end].into_iter().flatten().min_by_key(|(at, _)| *at)
+    }
+
+    /// Resolves when time is up.
     async fn expired(self) -> Error {
-        let progress = self.progress.as_ref().filter(|progress| !progress.done.get());
-        let whole = async {
-            let Some(timeout) = self.timeout else { return std::future::pending().await };
-            if let Some(progress) = progress {
-                while !progress.done.get() {
-                    progress.finished.notified().await;
+        loop {
+            let next = self.next();
+            let finished = async {
+                match &self.progress {
+                    Some(progress) if progress.ended.get().is_none() => progress.finished.notified().await,
+                    _ => std::future::pending().await,
                 }
-            }
-            let sent = self.progress.as_ref().and_then(|progress| progress.ended.get());
-            tokio::time::sleep_until(sent.unwrap_or(self.started) + timeout).await;
-        };
-        let arrival = async {
-            match (self.arrival, progress) {
-                (Some(limit), Some(progress)) => {
-                    tokio::time::sleep_until(self.started + limit).await;
-                    if progress.done.get() {
-                        std::future::pending::<()>().await;
-                    }
+            };
+            let timer = async {
+                match &next {
+                    Some((at, _)) => tokio::time::sleep_until(*at).await,
+                    None => std::future::pending().await,
                 }
-                _ => std::future::pending().await,
+            };
+            tokio::select! {
+                () = finished => continue,
+                () = timer => {}
             }
-        };
-        let one = async {
-            match self.per_try {
-                Some(limit) => tokio::time::sleep(limit).await,
-                None => std::future::pending().await,
+            // What moved meanwhile may have put the end off.
+            if let Some((at, error)) = self.next()
+                && Instant::now() >= at
+            {
+                return error;
             }
-        };
-        let lifetime = async {
-            match self.lifetime {
-                Some(at) => tokio::time::sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = whole => Error::Timeout { per_try: false },
-            () = one => Error::Timeout { per_try: true },
-            () = arrival => Error::RequestTimeout,
-            () = lifetime => Error::StreamDuration,
         }
     }
 }
@@ -422,18 +471,18 @@ impl TimeLimit {
 async fn one(
     exchange: &Exchange,
     host: &VirtualHost,
-    action: &Forward,
     cluster: &Arc<Cluster>,
     endpoint: &Endpoint,
     source: &mut Source,
     number: u32,
+    told: Option<Duration>,
     finish: &mut Finish,
     limit: TimeLimit,
 ) -> Tried {
     let mut sent = false;
     let result = {
-        let trying = send(exchange, host, action, cluster, endpoint, source, number, finish, &mut sent);
-        if limit.is_none() {
+        let trying = send(exchange, host, cluster, endpoint, source, number, told, finish, &mut sent);
+        if limit.is_endless() {
             trying.await
         } else {
             tokio::select! {
@@ -450,18 +499,15 @@ async fn one(
 async fn send(
     exchange: &Exchange,
     host: &VirtualHost,
-    action: &Forward,
     cluster: &Arc<Cluster>,
     endpoint: &Endpoint,
     source: &mut Source,
     number: u32,
+    told: Option<Duration>,
     finish: &mut Finish,
     sent: &mut bool,
 ) -> Result<(Response<Incoming>, Taken), Error> {
-    let authority = match action.host {
-        HostRewrite::Auto => endpoint.spec.hostname.as_deref().unwrap_or(&exchange.authority),
-        _ => &exchange.authority,
-    };
+    let authority = exchange.authority.as_str();
     let name = crate::route::domain::without_port(authority);
     let want = Want::of(cluster.config.protocol, exchange.version, exchange.upgrade.is_some());
     let pools = &exchange.worker.pools;
@@ -476,7 +522,7 @@ async fn send(
         finish.record.upstream_tls = meta.tls.clone();
         let body = source.next().ok_or(Error::UpstreamClosed)?;
         let http2 = matches!(taken, Taken::Http2(_));
-        let request = build(exchange, host, authority, endpoint, number, http2, body)?;
+        let request = build(exchange, host, endpoint, number, told, http2, body)?;
         let idempotent = crate::policy::retry::is_idempotent(&exchange.parts.method);
         *sent = true;
         let (result, reused) = match &mut taken {
@@ -491,9 +537,20 @@ async fn send(
             }
         };
         match result {
-            Ok(response) => return Ok((response, taken)),
+            Ok(response) => {
+                let headers = response.headers();
+                if !http2 && headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH) {
+                    // Two opinions on where the answer ends: the next one on this connection could be anybody's.
+                    return Err(Error::UpstreamProtocol("both content-length and transfer-encoding".into()));
+                }
+                return Ok((response, taken));
+            }
             Err(mut failed) => {
                 let unsent = failed.take_message();
+                if source.progress().is_some_and(|progress| progress.broken.get()) {
+                    // The client's doing, which says nothing of the endpoint.
+                    return Err(Error::BadRequest("the request's body broke off".into()));
+                }
                 let error = failure(&failed.into_error());
                 if let Some(request) = unsent {
                     *sent = false;
@@ -515,7 +572,7 @@ async fn send(
 }
 
 /// What a client error of hyper's means.
-fn failure(error: &hyper::Error) -> Error {
+pub(super) fn failure(error: &hyper::Error) -> Error {
     let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(inner) = cause {
         if let Some(h2) = inner.downcast_ref::<h2::Error>() {
@@ -539,12 +596,14 @@ fn failure(error: &hyper::Error) -> Error {
 fn build(
     exchange: &Exchange,
     host: &VirtualHost,
-    authority: &str,
     endpoint: &Endpoint,
     number: u32,
+    told: Option<Duration>,
     http2: bool,
     body: RequestBody,
 ) -> Result<Request<RequestBody>, Error> {
+    let authority = exchange.authority.as_str();
+    let bodiless = matches!(body, RequestBody::Empty);
     let invalid = |_: http::Error| Error::BadRequest("the rewritten request is not valid".into());
     let mut request = Request::new(body);
     let mut headers: HeaderMap = exchange.parts.headers.clone();
@@ -583,6 +642,20 @@ fn build(
         // The case of the client's header names lives in an extension of hyper's.
         *request.extensions_mut() = exchange.parts.extensions.clone();
     }
+    let method = request.method();
+    if bodiless
+        && !http2
+        && exchange.upgrade.is_none()
+        && !matches!(*method, Method::GET | Method::HEAD | Method::DELETE | Method::TRACE | Method::CONNECT)
+        && !headers.contains_key(CONTENT_LENGTH)
+    {
+        // Methods that usually have a body say so when they have none (RFC 9110, section 8.6).
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+    }
+    headers.remove(names::EXPECTED_RQ_TIMEOUT);
+    if let Some(told) = told.and_then(|told| u64::try_from(told.as_millis()).ok()) {
+        headers.insert(names::EXPECTED_RQ_TIMEOUT, HeaderValue::from(told));
+    }
     if host.attempt_count {
         headers.insert(names::ATTEMPT_COUNT, HeaderValue::from(number));
     }
@@ -613,15 +686,14 @@ fn observe(cluster: &Cluster, endpoint: &Endpoint, tried: &Tried) {
 #[allow(clippy::too_many_arguments)]
 fn respond(
     exchange: &Exchange,
-    table: &RouteTable,
-    host: &VirtualHost,
-    route: &Arc<Route>,
+    matched: Matched<'_>,
     weighted: Option<&WeightedCluster>,
     response: Response<Incoming>,
     taken: Taken,
     limits: Limits,
     mut finish: Finish,
 ) -> Response<ResponseBody> {
+    let Matched { table, host, route } = matched;
     let (mut parts, body) = response.into_parts();
     headers::strip_hop_by_hop(&mut parts.headers);
     let time = finish.record.upstream_service_time.map_or(0, |time| time.as_millis());
@@ -634,6 +706,7 @@ fn respond(
         let cluster = finish.record.cluster.clone();
         let mut context = exchange.format(route, cluster.as_ref().map_or("", |cluster| &cluster.config.name), &head);
         context.status = parts.status.as_u16();
+        context.upstream = finish.record.upstream_address();
         let ordered: Vec<_> =
             if table.most_specific_wins { levels.into_iter().rev().collect() } else { levels.to_vec() };
         for ops in ordered {

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, HeaderValue, LOCATION, SERVER, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, LOCATION, SERVER, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
@@ -124,7 +124,41 @@ pub(super) struct Exchange {
     client: IpAddr,
 }
 
+/// Where a request was found to belong.
+#[derive(Clone, Copy)]
+pub(super) struct Matched<'t> {
+    pub(super) table: &'t RouteTable,
+    pub(super) host: &'t VirtualHost,
+    pub(super) route: &'t Arc<Route>,
+}
+
 impl Exchange {
+    /// Notes the request as it stands for the access logs, which see it as the endpoint does.
+    pub(super) fn note(&self, finish: &mut Finish) {
+        if finish.logs.is_empty() {
+            return;
+        }
+        let mut head = copy_head(&self.parts);
+        if let Ok(host) = HeaderValue::try_from(self.authority.as_str()) {
+            head.headers.insert(HOST, host);
+        }
+        if self.upgrade.as_deref() == Some("connect") {
+            head.uri = Uri::default();
+        }
+        finish.record.request_head = Some(Box::new(head));
+    }
+
+    /// Replaces the authority, and tells the endpoint what it was.
+    pub(super) fn rewrite_authority(&mut self, headers: &mut HeaderMap, authority: String, append: bool) {
+        if let Ok(original) = HeaderValue::try_from(self.authority.as_str()) {
+            headers.insert(names::ORIGINAL_HOST, original);
+        }
+        if append {
+            headers::append(headers, HeaderName::from_static(names::FORWARDED_HOST), &self.authority);
+        }
+        self.authority = authority;
+    }
+
     pub(super) fn head(&self) -> RequestHead<'_> {
         RequestHead {
             method: &self.parts.method,
@@ -135,6 +169,11 @@ impl Exchange {
         }
     }
 
+    /// The client, if headers tell another than the connection does.
+    fn told_client(&self) -> Option<IpAddr> {
+        (self.client != self.place.conn.peer.ip().to_canonical()).then_some(self.client)
+    }
+
     pub(super) fn format<'a>(
         &'a self,
         route: &'a Route,
@@ -143,6 +182,7 @@ impl Exchange {
     ) -> FormatContext<'a> {
         FormatContext {
             conn: &self.place.conn,
+            client: self.told_client(),
             authority: head.authority,
             path: head.path_and_query,
             method: head.method.as_str(),
@@ -184,6 +224,7 @@ pub async fn handle(
         held: forward::Held::default(),
     };
     if !finish.logs.is_empty() {
+        // Until more is known; what is refused before it is routed is logged so.
         let (parts, body) = request.into_parts();
         finish.record.request_head = Some(Box::new(copy_head(&parts)));
         return finish_response(Request::from_parts(parts, body), worker, place, chain, version, finish, activity)
@@ -222,8 +263,8 @@ async fn finish_response(
         }
         ServerHeader::PassThrough => {}
     }
-    if let Some(via) = chain.via.as_deref().and_then(|via| HeaderValue::try_from(via).ok()) {
-        headers.append(http::header::VIA, via);
+    if let Some(via) = chain.via.as_deref() {
+        self::headers::via(headers, via);
     }
     let full = chain.max_requests_per_connection.is_some_and(|limit| activity.requests.get() >= limit);
     if version < Version::HTTP_2
@@ -266,39 +307,61 @@ async fn respond(
         let selected = table.select(&exchange.head(), random)?;
         Some((selected.virtual_host, selected.route))
     });
+    finish.record.client = exchange.told_client();
     if let Some((_, route)) = selected {
         finish.record.route_name = route.name.clone();
+        if let Action::Forward(action) = &route.action {
+            let named = action.target.only().filter(|name| exchange.snapshot.clusters.contains_key(*name));
+            finish.record.cluster_name = named.cloned();
+        }
     }
+    let matched = match (&table, selected) {
+        (Some(table), Some((host, route))) => Some(Matched { table, host, route }),
+        _ => None,
+    };
     if let Err(error) = authorize(&exchange, selected) {
-        return local(error, finish, exchange.grpc);
+        exchange.note(&mut finish);
+        let response = local(error, finish, exchange.grpc);
+        return match matched {
+            Some(matched) => with_response_headers(response, &exchange, matched),
+            None => response,
+        };
     }
-    let (Some(table), Some((host, route))) = (&table, selected) else {
+    let Some(matched) = matched else {
+        exchange.note(&mut finish);
         return local(Error::NoRoute, finish, exchange.grpc);
     };
+    let Matched { host, route, .. } = matched;
     if host.require_tls && exchange.scheme == "http" {
-        let location = format!("https://{}{}", without_port(&exchange.authority), exchange.head().path_and_query);
-        return redirect(StatusCode::MOVED_PERMANENTLY, &location, finish);
+        exchange.note(&mut finish);
+        // No route of the host has a part in this.
+        (finish.record.route_name, finish.record.cluster_name) = (None, None);
+        let location = format!("https://{}{}", exchange.authority, exchange.head().path_and_query);
+        return redirect(StatusCode::MOVED_PERMANENTLY, &location, finish, exchange.grpc);
     }
     match &route.action {
         Action::Redirect(action) => {
+            exchange.note(&mut finish);
             let location = action.location(&route.matches.path, &exchange.head());
-            let response = redirect(action.status, &location, finish);
-            with_response_headers(response, &exchange, table, host, route)
+            let response = redirect(action.status, &location, finish, exchange.grpc);
+            with_response_headers(response, &exchange, matched)
         }
         Action::Direct(direct) => {
+            exchange.note(&mut finish);
             finish.record.details = Some("direct_response".into());
-            finish.record.status = direct.status.as_u16();
-            let mut response = Response::new(ResponseBody::full(direct.body.clone(), Some(finish)));
-            *response.status_mut() = direct.status;
-            if !direct.body.is_empty() {
-                response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+            let mut response = reply(direct.status, direct.body.clone(), finish, exchange.grpc.then_some(None));
+            if direct.status == StatusCode::CREATED {
+                // What was made is where it was asked for (RFC 9110, section 15.3.2), as Envoy says too.
+                let head = exchange.head();
+                let location = format!("{}://{}{}", head.scheme, head.authority, head.path_and_query);
+                locate(&mut response, &location);
             }
-            with_response_headers(response, &exchange, table, host, route)
+            with_response_headers(response, &exchange, matched)
         }
         Action::Forward(action) => {
             let route = route.clone();
-            Box::pin(forward::forward(&mut exchange, table, host, &route, action, body, on_upgrade, finish, random))
-                .await
+            let matched = Matched { route: &route, ..matched };
+            Box::pin(forward::forward(&mut exchange, matched, action, body, on_upgrade, finish, random)).await
         }
     }
 }
@@ -318,7 +381,11 @@ impl Early {
                 response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
                 response
             }
-            Self::Redirect(path) => redirect(StatusCode::TEMPORARY_REDIRECT, &path, finish),
+            Self::Redirect(path) => {
+                let mut response = redirect(StatusCode::TEMPORARY_REDIRECT, &path, finish, grpc);
+                response.body_mut().note("path_normalization_failed");
+                response
+            }
         }
     }
 }
@@ -343,6 +410,15 @@ fn prepare(
         if version == Version::HTTP_10 {
             return Err(bad("transfer-encoding in HTTP/1.0"));
         }
+        let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+        let chunked = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        if !chunked || codings.next().is_some() {
+            // The body is sent on in chunks alone: any other coding would be lost on the way.
+            return Err(Early::Error(Error::TransferCoding));
+        }
+    }
+    if parts.headers.len() > chain.max_headers as usize || head_size(&parts) > u64::from(chain.max_head_bytes) {
+        return Err(Early::Error(Error::HeadTooLarge));
     }
     if version == Version::HTTP_10 && !chain.accept_http_10 {
         return Err(bad("HTTP/1.0 is not accepted here"));
@@ -370,12 +446,13 @@ fn prepare(
             }
         }
     }
-    if parts.method != Method::CONNECT {
+    let extended = parts.extensions.get::<hyper::ext::Protocol>().is_some();
+    if parts.method != Method::CONNECT || extended {
         let raw = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
         let canonical = match normalize::path(raw, &chain.normalize) {
             Path::Canonical(Cow::Borrowed(_)) => None,
             Path::Canonical(Cow::Owned(path)) => Some(path),
-            Path::Rejected(why) => return Err(bad(why)),
+            Path::Rejected(why) => return Err(Early::Error(Error::Path(why))),
             Path::Redirect(path) => return Err(Early::Redirect(path)),
         };
         let path = match canonical {
@@ -386,7 +463,12 @@ fn prepare(
     }
     let scheme = if place.conn.tls.is_some() { "https" } else { "http" };
     let upgrade = match parts.extensions.get::<hyper::ext::Protocol>() {
-        Some(protocol) => Some(protocol.as_str().to_ascii_lowercase()),
+        Some(protocol) => {
+            let protocol = protocol.as_str().to_ascii_lowercase();
+            // An extended CONNECT is to HTTP/2 what an upgrading GET is to HTTP/1 (RFC 8441), and is routed as one.
+            parts.method = Method::GET;
+            Some(protocol)
+        }
         None if parts.method == Method::CONNECT => Some("connect".to_owned()),
         None if http1 => headers::upgrade(&parts.headers),
         None => None,
@@ -401,8 +483,15 @@ fn prepare(
     }
     let grpc = is_grpc(&parts.headers);
     finish.record.grpc = grpc;
-    finish.record.head_bytes.0 = head_size(&parts.headers);
+    finish.record.head_bytes.0 = fields_size(&parts.headers);
     headers::strip_hop_by_hop(&mut parts.headers);
+    if !http1 {
+        headers::join_cookies(&mut parts.headers);
+    }
+    if parts.headers.get(EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        // Answered here: the client sends its body as soon as it is read.
+        parts.headers.remove(EXPECT);
+    }
     let client = headers::forwarded(&mut parts.headers, &place.conn, &chain.forwarded, scheme);
     headers::client_certificate(&mut parts.headers, &place.conn, &chain.forwarded);
     if chain.generate_request_id {
@@ -465,7 +554,13 @@ fn authority(parts: &http::request::Parts, version: Version) -> Result<String, &
     Ok(named.strip_suffix('.').unwrap_or(named).to_owned())
 }
 
-fn head_size(headers: &HeaderMap) -> u64 {
+/// Bytes of a head, about as they were sent.
+fn head_size(parts: &http::request::Parts) -> u64 {
+    let target = parts.uri.path_and_query().map_or(0, |path| path.as_str().len());
+    fields_size(&parts.headers) + target as u64 + 16
+}
+
+fn fields_size(headers: &HeaderMap) -> u64 {
     headers.iter().map(|(name, value)| (name.as_str().len() + value.len() + 4) as u64).sum()
 }
 
@@ -487,42 +582,78 @@ fn authorize(exchange: &Exchange, selected: Option<(&VirtualHost, &Arc<Route>)>)
     })
 }
 
-/// Answers with an error of ours. gRPC clients get it in the form that they understand.
-pub(super) fn local(error: Error, mut finish: Finish, grpc: bool) -> Response<ResponseBody> {
+/// Answers with an error of ours.
+pub(super) fn local(error: Error, finish: Finish, grpc: bool) -> Response<ResponseBody> {
+    local_as(error, None, finish, grpc)
+}
+
+/// As [`local`], with another status than the error's own.
+pub(super) fn local_as(
+    error: Error,
+    status: Option<StatusCode>,
+    mut finish: Finish,
+    grpc: bool,
+) -> Response<ResponseBody> {
     finish.record.fail(&error);
-    let status = error.status();
-    let body = error.body();
-    if grpc {
-        let code = grpc_code(status);
+    let overloaded = finish.record.flags.has(Flags::UO) && matches!(error, Error::Overflow { .. });
+    let unread = matches!(
+        error,
+        Error::RequestTimeout | Error::StreamIdle { receiving: true } | Error::BadRequest(_) | Error::HeadTooLarge
+    );
+    let http1 = finish.record.protocol.is_some_and(|version| version < Version::HTTP_2);
+    let body = match error.body(finish.record.attempts > 1) {
+        Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
+        Cow::Owned(text) => text.into(),
+    };
+    let code = matches!(error, Error::StreamDuration).then_some(DEADLINE_EXCEEDED);
+    let mut response = reply(status.unwrap_or(error.status()), body, finish, grpc.then_some(code));
+    if overloaded {
+        response.headers_mut().insert(names::OVERLOADED, HeaderValue::from_static("true"));
+    }
+    if unread && http1 {
+        // The rest of the request may come at any time, and would be taken for another.
+        response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+const DEADLINE_EXCEEDED: u32 = 4;
+
+/// A response of ours. gRPC clients (`Some`, with a status if the HTTP status would not do) get it in the form that they understand.
+fn reply(status: StatusCode, body: Bytes, mut finish: Finish, grpc: Option<Option<u32>>) -> Response<ResponseBody> {
+    if let Some(code) = grpc {
+        let code = code.unwrap_or_else(|| grpc_code(status));
         finish.record.grpc_status = Some(code);
         finish.record.status = 200;
         let mut response = Response::new(ResponseBody::full(Bytes::new(), Some(finish)));
         let headers = response.headers_mut();
         headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert("grpc-status", HeaderValue::from(code));
-        let message = percent_encoding::utf8_percent_encode(&body, percent_encoding::CONTROLS).to_string();
-        if let Ok(message) = HeaderValue::try_from(message) {
-            headers.insert("grpc-message", message);
+        if !body.is_empty() {
+            let message = percent_encoding::percent_encode(&body, GRPC_MESSAGE).to_string();
+            if let Ok(message) = HeaderValue::try_from(message) {
+                headers.insert("grpc-message", message);
+            }
         }
         return response;
     }
     finish.record.status = status.as_u16();
-    let overloaded = finish.record.flags.has(Flags::UO);
-    let bytes = match body {
-        Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
-        Cow::Owned(text) => text.into(),
-    };
-    let text = !bytes.is_empty();
-    let mut response = Response::new(ResponseBody::full(bytes, Some(finish)));
+    let length = body.len();
+    let head = finish.bodiless;
+    let mut response = Response::new(ResponseBody::full(if head { Bytes::new() } else { body }, Some(finish)));
     *response.status_mut() = status;
-    if text {
-        response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    }
-    if overloaded {
-        response.headers_mut().insert(names::OVERLOADED, HeaderValue::from_static("true"));
+    if length > 0 {
+        let headers = response.headers_mut();
+        headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        if head {
+            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        }
     }
     response
 }
+
+/// What `grpc-message` may not hold as it is: all but printable ASCII, and `%`.
+const GRPC_MESSAGE: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%');
 
 /// HTTP status → gRPC status, as gRPC's specification maps it.
 fn grpc_code(status: StatusCode) -> u32 {
@@ -536,25 +667,26 @@ fn grpc_code(status: StatusCode) -> u32 {
     }
 }
 
-fn redirect(status: StatusCode, location: &str, mut finish: Finish) -> Response<ResponseBody> {
-    finish.record.status = status.as_u16();
+fn redirect(status: StatusCode, location: &str, mut finish: Finish, grpc: bool) -> Response<ResponseBody> {
     finish.record.details = Some("direct_response".into());
-    let mut response = Response::new(ResponseBody::full(Bytes::new(), Some(finish)));
-    *response.status_mut() = status;
+    let mut response = reply(status, Bytes::new(), finish, grpc.then_some(None));
+    locate(&mut response, location);
+    response
+}
+
+fn locate(response: &mut Response<ResponseBody>, location: &str) {
     if let Ok(location) = HeaderValue::try_from(location) {
         response.headers_mut().insert(LOCATION, location);
     }
-    response
 }
 
 /// Applies the header operations of route, virtual host and table to a response.
 pub(super) fn with_response_headers(
     mut response: Response<ResponseBody>,
     exchange: &Exchange,
-    table: &RouteTable,
-    host: &VirtualHost,
-    route: &Route,
+    matched: Matched<'_>,
 ) -> Response<ResponseBody> {
+    let Matched { table, host, route } = matched;
     let levels = [&route.response_headers, &host.response_headers, &table.response_headers];
     if levels.iter().all(|ops| ops.is_empty()) {
         return response;

@@ -57,29 +57,24 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
 pub fn forwarded(headers: &mut HeaderMap, conn: &ConnInfo, settings: &Forwarded, scheme: &'static str) -> IpAddr {
     let peer = conn.peer_ip();
     let client = client(&listed(headers), peer, settings);
-    let alone = !headers.contains_key(XFF);
     if settings.use_remote_address {
         if !settings.skip_append {
             append(headers, XFF, &peer.to_string());
         }
-        let internal = is_private(client) && alone;
-        if !internal {
-            let reserved: Vec<HeaderName> = headers
-                .keys()
-                .filter(|name| {
-                    let name = name.as_str();
-                    name.starts_with("x-envoy-") && !name.starts_with("x-envoy-peer-metadata")
-                })
-                .cloned()
-                .collect();
-            for name in reserved {
-                headers.remove(name);
-            }
-            if let Ok(address) = HeaderValue::try_from(client.to_string()) {
-                headers.insert(names::EXTERNAL_ADDRESS, address);
-            }
-        } else {
-            headers.insert(names::INTERNAL, HeaderValue::from_static("true"));
+        // No address counts as internal by itself, as in Envoy since 1.33: a private address may well be a stranger's.
+        let reserved: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| {
+                let name = name.as_str();
+                name.starts_with("x-envoy-") && !name.starts_with("x-envoy-peer-metadata")
+            })
+            .cloned()
+            .collect();
+        for name in reserved {
+            headers.remove(name);
+        }
+        if let Ok(address) = HeaderValue::try_from(client.to_string()) {
+            headers.insert(names::EXTERNAL_ADDRESS, address);
         }
         if settings.trusted_hops == 0 || !headers.contains_key(XFP) {
             headers.insert(XFP, HeaderValue::from_static(scheme));
@@ -87,6 +82,7 @@ pub fn forwarded(headers: &mut HeaderMap, conn: &ConnInfo, settings: &Forwarded,
     } else if !headers.contains_key(XFP) {
         headers.insert(XFP, HeaderValue::from_static(scheme));
     }
+    headers.remove(names::INTERNAL);
     client
 }
 
@@ -109,18 +105,32 @@ fn client(listed: &[String], peer: IpAddr, settings: &Forwarded) -> IpAddr {
     told.map_or(peer, |address| address.to_canonical())
 }
 
-fn is_private(address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.is_private() || address.is_loopback() || address.is_link_local(),
-        IpAddr::V6(address) => address.is_loopback() || address.is_unique_local(),
+/// Joins the lines of `cookie` into one: HTTP/2 may send it in pieces, HTTP/1 may not (RFC 9113, section 8.2.3).
+pub fn join_cookies(headers: &mut HeaderMap) {
+    let mut lines = headers.get_all(header::COOKIE).iter();
+    if lines.next().is_none() || lines.next().is_none() {
+        return;
+    }
+    let all: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, joined);
     }
 }
 
 /// Adds to a comma-separated header. All its lines become one: to keep only the first would drop what a proxy before us said.
-fn append(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+pub fn append(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    join(headers, name, value, ",");
+}
+
+/// Adds our name to `via`.
+pub fn via(headers: &mut HeaderMap, name: &str) {
+    join(headers, header::VIA, name, ", ");
+}
+
+fn join(headers: &mut HeaderMap, name: HeaderName, value: &str, between: &str) {
     let before = headers.get_all(&name).iter().filter_map(|line| line.to_str().ok()).filter(|line| !line.is_empty());
     let joined: Vec<&str> = before.chain([value]).collect();
-    if let Ok(joined) = HeaderValue::try_from(joined.join(",")) {
+    if let Ok(joined) = HeaderValue::try_from(joined.join(between)) {
         headers.insert(name, joined);
     }
 }

@@ -23,6 +23,9 @@ pub fn path<'a>(path_and_query: &'a str, settings: &Normalize) -> Path<'a> {
     if path_and_query.contains('#') {
         return Path::Rejected("the path holds a fragment");
     }
+    if !path_and_query.is_ascii() {
+        return Path::Rejected("the path holds characters that must be escaped");
+    }
     if path_and_query == "*" {
         return Path::Canonical(path_and_query.into());
     }
@@ -41,7 +44,7 @@ pub fn path<'a>(path_and_query: &'a str, settings: &Normalize) -> Path<'a> {
     if settings.path && needs_work(&canonical) {
         match normalized(&canonical) {
             Some(path) => canonical = Cow::Owned(path),
-            None => return Path::Rejected("the path leaves its root or is not validly escaped"),
+            None => return Path::Rejected("the path leaves its root or holds an escaped NUL"),
         }
     }
     if settings.merge_slashes && canonical.contains("//") {
@@ -97,15 +100,20 @@ fn normalized(path: &str) -> Option<String> {
         match bytes[at] {
             b'%' => {
                 let digit = |offset: usize| bytes.get(at + offset).and_then(|byte| char::from(*byte).to_digit(16));
-                let value = u8::try_from(digit(1)? * 16 + digit(2)?).ok()?;
+                let (Some(high), Some(low)) = (digit(1), digit(2)) else {
+                    // As in Envoy, what only looks like an escape stays.
+                    plain.push('%');
+                    at += 1;
+                    continue;
+                };
+                let value = u8::try_from(high * 16 + low).ok()?;
                 if value == 0 {
                     return None;
                 }
                 if value.is_ascii_alphanumeric() || matches!(value, b'-' | b'.' | b'_' | b'~') {
                     plain.push(char::from(value));
                 } else {
-                    plain.push('%');
-                    plain.push_str(&path[at + 1..at + 3].to_ascii_uppercase());
+                    plain.push_str(&path[at..at + 3]);
                 }
                 at += 3;
             }
@@ -176,12 +184,14 @@ mod tests {
             ("/a/b/..", "/a/"),
             ("/a/.", "/a/"),
             ("/%61dmin", "/admin"),
-            ("/a%2fb", "/a%2Fb"),
+            ("/a%2fb", "/a%2fb"),
             ("/a\\b", "/a/b"),
             ("/..", "rejected"),
             ("/a/../../b", "rejected"),
             ("/%2e%2e/b", "rejected"),
-            ("/a%zz", "rejected"),
+            ("/a%zz", "/a%zz"),
+            ("/100%", "/100%"),
+            ("/é", "rejected"),
             ("/a%00", "rejected"),
             ("/a#b", "rejected"),
             ("//a", "//a"),

@@ -31,6 +31,7 @@ pub(super) fn switch(
 ) -> Response<ResponseBody> {
     let endpoint = hyper::upgrade::on(&mut response);
     let (mut parts, _) = response.into_parts();
+    let agreed = parts.headers.get(UPGRADE).cloned();
     headers::strip_hop_by_hop(&mut parts.headers);
     let connect = exchange.upgrade.as_deref() == Some("connect");
     let mut answer = Response::new(ResponseBody::full(Bytes::new(), None));
@@ -38,8 +39,9 @@ pub(super) fn switch(
         *answer.status_mut() = StatusCode::OK;
     } else {
         *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        if let Some(protocol) = exchange.upgrade.as_deref().and_then(|one| HeaderValue::try_from(one).ok()) {
+        parts.headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+        let named = || exchange.upgrade.as_deref().and_then(|one| HeaderValue::try_from(one).ok());
+        if let Some(protocol) = agreed.or_else(named) {
             parts.headers.insert(UPGRADE, protocol);
         }
     }

@@ -11,6 +11,8 @@ use crate::listener::ConnInfo;
 pub struct FormatContext<'a> {
     /// The connection.
     pub conn: &'a ConnInfo,
+    /// The client as trusted headers tell, if that is not the peer.
+    pub client: Option<std::net::IpAddr>,
     /// Host as the client sent it.
     pub authority: &'a str,
     /// Path with query as it stands.
@@ -74,6 +76,8 @@ pub enum Piece {
     Text(String),
     DownstreamRemoteAddress,
     DownstreamRemoteAddressWithoutPort,
+    DownstreamDirectRemoteAddress,
+    DownstreamDirectRemoteAddressWithoutPort,
     DownstreamLocalAddress,
     DownstreamLocalAddressWithoutPort,
     DownstreamLocalPort,
@@ -140,10 +144,10 @@ impl Value {
 impl Piece {
     fn parse(name: &str) -> Result<Self, String> {
         Ok(match name {
-            "DOWNSTREAM_REMOTE_ADDRESS" | "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => Self::DownstreamRemoteAddress,
-            "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" | "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => {
-                Self::DownstreamRemoteAddressWithoutPort
-            }
+            "DOWNSTREAM_REMOTE_ADDRESS" => Self::DownstreamRemoteAddress,
+            "DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT" => Self::DownstreamRemoteAddressWithoutPort,
+            "DOWNSTREAM_DIRECT_REMOTE_ADDRESS" => Self::DownstreamDirectRemoteAddress,
+            "DOWNSTREAM_DIRECT_REMOTE_ADDRESS_WITHOUT_PORT" => Self::DownstreamDirectRemoteAddressWithoutPort,
             "DOWNSTREAM_LOCAL_ADDRESS" => Self::DownstreamLocalAddress,
             "DOWNSTREAM_LOCAL_ADDRESS_WITHOUT_PORT" => Self::DownstreamLocalAddressWithoutPort,
             "DOWNSTREAM_LOCAL_PORT" => Self::DownstreamLocalPort,
@@ -175,8 +179,16 @@ impl Piece {
         let peer = tls.and_then(|tls| tls.peer.as_deref());
         let _ = match self {
             Self::Text(text) => out.write_str(text),
-            Self::DownstreamRemoteAddress => write!(out, "{}", conn.peer),
-            Self::DownstreamRemoteAddressWithoutPort => write!(out, "{}", conn.peer.ip()),
+            Self::DownstreamRemoteAddress => match context.client {
+                // A header tells no port.
+                Some(client) => write!(out, "{}", SocketAddr::new(client, 0)),
+                None => write!(out, "{}", conn.peer),
+            },
+            Self::DownstreamRemoteAddressWithoutPort => {
+                write!(out, "{}", context.client.unwrap_or_else(|| conn.peer.ip()))
+            }
+            Self::DownstreamDirectRemoteAddress => write!(out, "{}", conn.direct_peer),
+            Self::DownstreamDirectRemoteAddressWithoutPort => write!(out, "{}", conn.direct_peer.ip()),
             Self::DownstreamLocalAddress => write!(out, "{}", conn.local),
             Self::DownstreamLocalAddressWithoutPort => write!(out, "{}", conn.local.ip()),
             Self::DownstreamLocalPort => write!(out, "{}", conn.local.port()),

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 
 use crate::http::error::Error;
 use crate::route::matcher::HeaderMatcher;
@@ -125,6 +125,8 @@ pub enum Outcome<'a> {
         status: StatusCode,
         /// `grpc-status` of a trailers-only answer.
         grpc: Option<u32>,
+        /// Its headers.
+        headers: &'a HeaderMap,
     },
     /// No answer.
     Failure(&'a Error),
@@ -168,7 +170,7 @@ impl RetryPolicy {
     /// been processed only if it is idempotent, or if the application itself answered with a status that the policy names.
     pub fn decide(&self, attempt: &Try<'_>) -> Decision {
         let (wanted, processed) = match attempt.outcome {
-            Outcome::Answer { status, grpc } => (self.wants_answer(status, grpc), false),
+            Outcome::Answer { status, grpc, headers } => (self.wants_answer(status, grpc, headers), false),
             Outcome::Failure(error) => (self.wants_failure(error, attempt.sent), attempt.sent && !unprocessed(error)),
         };
         // An answer named by the policy is the user's own decision that the request may be sent again; a lost answer is not.
@@ -178,13 +180,15 @@ impl RetryPolicy {
         if attempt.number > self.retries { Decision::Exhausted } else { Decision::Again }
     }
 
-    fn wants_answer(&self, status: StatusCode, grpc: Option<u32>) -> bool {
+    fn wants_answer(&self, status: StatusCode, grpc: Option<u32>, headers: &HeaderMap) -> bool {
         let code = status.as_u16();
         (status.is_server_error() && self.conditions.any(Conditions::SERVER_ERROR))
             || (matches!(code, 502..=504) && self.conditions.any(Conditions::GATEWAY_ERROR))
             || (code == 409 && self.conditions.any(Conditions::RETRIABLE_4XX))
             || (self.conditions.any(Conditions::RETRIABLE_STATUS_CODES) && self.statuses.contains(&code))
             || grpc.is_some_and(|status| self.conditions.any(Conditions::grpc(status)))
+            || (self.conditions.any(Conditions::RETRIABLE_HEADERS)
+                && self.headers.iter().any(|header| header.matches_response(headers)))
     }
 
     fn wants_failure(&self, error: &Error, sent: bool) -> bool {
@@ -267,6 +271,7 @@ mod tests {
 
     #[test]
     fn conditions_are_those_of_envoy_and_istio() {
+        let none = HeaderMap::new();
         for (on, status, grpc, expected) in [
             ("5xx", 500, None, Decision::Again),
             ("5xx", 404, None, Decision::Stop),
@@ -279,7 +284,7 @@ mod tests {
             ("unavailable", 200, Some(13), Decision::Stop),
             ("connect-failure", 503, None, Decision::Stop),
         ] {
-            let outcome = Outcome::Answer { status: StatusCode::from_u16(status).unwrap(), grpc };
+            let outcome = Outcome::Answer { status: StatusCode::from_u16(status).unwrap(), grpc, headers: &none };
             let attempt = Try { number: 1, method: &Method::POST, outcome, sent: true, replayable: true };
             assert_eq!(policy(on).decide(&attempt), expected, "{on} {status}");
         }
@@ -288,7 +293,8 @@ mod tests {
 
     #[test]
     fn tries_are_counted_and_backoff_grows() {
-        let outcome = Outcome::Answer { status: StatusCode::BAD_GATEWAY, grpc: None };
+        let none = HeaderMap::new();
+        let outcome = Outcome::Answer { status: StatusCode::BAD_GATEWAY, grpc: None, headers: &none };
         let attempt = Try { number: 3, method: &Method::GET, outcome, sent: true, replayable: true };
         assert_eq!(policy("5xx").decide(&attempt), Decision::Exhausted);
         let policy = policy("5xx");

@@ -82,6 +82,14 @@ pub struct WeightedCluster {
 }
 
 impl Target {
+    /// The cluster, if there is no choice.
+    pub fn only(&self) -> Option<&Name> {
+        match self {
+            Self::Weighted { clusters, .. } if clusters.len() == 1 => clusters.first().map(|one| &one.cluster),
+            _ => None,
+        }
+    }
+
     /// The clusters that are named here.
     pub fn clusters(&self) -> &[WeightedCluster] {
         match self {

@@ -70,6 +70,14 @@ pub fn without_port(authority: &str) -> &str {
     }
 }
 
+/// As [`without_port`], but whatever follows the last colon counts as the port, as in Envoy's `ignore_port_in_host_matching`.
+pub fn before_port(authority: &str) -> &str {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => host,
+        _ => authority,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -1,8 +1,9 @@
 //! How a request is compared: strings, regular expressions, headers, query parameters, paths.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
 
 use super::RequestHead;
 
@@ -179,15 +180,40 @@ impl HeaderMatcher {
         Ok(Self { key: HeaderKey::parse(name)?, test, invert, missing_is_empty })
     }
 
-    /// True if the request has what is wanted.
+    /// True if the request has what is wanted. Of a header in several lines one must be so; inverted, none may.
     pub fn matches(&self, head: &RequestHead<'_>) -> bool {
-        self.key.with(head, |value| self.matches_value(value))
+        match &self.key {
+            HeaderKey::Header(name) => self.matches_lines(head.headers, name),
+            key => key.with(head, |value| self.matches_value(value)),
+        }
+    }
+
+    /// As [`HeaderMatcher::matches`], for the headers of a response, which has no pseudo headers.
+    pub fn matches_response(&self, headers: &HeaderMap) -> bool {
+        match &self.key {
+            HeaderKey::Header(name) => self.matches_lines(headers, name),
+            _ => false,
+        }
+    }
+
+    fn matches_lines(&self, headers: &HeaderMap, name: &HeaderName) -> bool {
+        let mut lines = headers.get_all(name).iter().map(|line| match line.to_str() {
+            Ok(text) => Cow::Borrowed(text),
+            Err(_) => String::from_utf8_lossy(line.as_bytes()),
+        });
+        let Some(first) = lines.next() else { return self.matches_value(None) };
+        let found = self.matches_value(Some(&first));
+        if self.invert {
+            found && lines.all(|line| self.matches_value(Some(&line)))
+        } else {
+            found || lines.any(|line| self.matches_value(Some(&line)))
+        }
     }
 
     /// As [`HeaderMatcher::matches`], for access decisions: each line of the header counts, and all of them joined.
     /// `None` if they disagree, so that nobody gets past a policy by sending a header twice (CVE-2026-26308 of Envoy).
     pub fn matches_every(&self, head: &RequestHead<'_>) -> Option<bool> {
-        let joined = self.matches(head);
+        let joined = self.key.with(head, |value| self.matches_value(value));
         let HeaderKey::Header(name) = &self.key else { return Some(joined) };
         let agree = head.headers.get_all(name).iter().all(|value| {
             let text = String::from_utf8_lossy(value.as_bytes());
@@ -203,8 +229,8 @@ impl HeaderMatcher {
         let value = match value {
             Some(value) => value,
             None if self.missing_is_empty => "",
-            // Envoy: an inverted matcher of an absent header matches (the header is indeed not so).
-            None => return self.invert,
+            // As in Envoy, an absent header matches neither a value nor its inversion.
+            None => return false,
         };
         let found = match &self.test {
             HeaderTest::Text(text) => text.matches(value),
@@ -227,22 +253,18 @@ pub struct QueryMatcher {
 }
 
 impl QueryMatcher {
-    /// True if the query has what is wanted. Values are compared after percent-decoding, as Envoy does.
+    /// True if the query has what is wanted. As in Envoy, names and values are compared as they are sent, escapes and all.
     pub fn matches(&self, query: &str) -> bool {
         let value = query.split('&').find_map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decoded(name) == self.name).then(|| decoded(value))
+            (name == self.name).then_some(value)
         });
         match (&self.test, value) {
             (None, value) => value.is_some() == self.present,
-            (Some(test), Some(value)) => test.matches(&value),
+            (Some(test), Some(value)) => test.matches(value),
             (Some(_), None) => false,
         }
     }
-}
-
-fn decoded(text: &str) -> std::borrow::Cow<'_, str> {
-    percent_encoding::percent_decode_str(text).decode_utf8_lossy()
 }
 
 /// Envoy's `path_specifier`. Paths are compared without query and fragment.
@@ -279,11 +301,15 @@ impl PathMatcher {
 
     /// True if `path` (no query) is what is wanted.
     pub fn matches(&self, path: &str, head: &RequestHead<'_>) -> bool {
+        if head.method == http::Method::CONNECT {
+            // There is no path to compare.
+            return matches!(self, Self::Connect);
+        }
         match self {
+            Self::Connect => false,
             Self::Prefix(text) | Self::Exact(text) => text.matches(path),
             Self::Regex(regex) => regex.is_match(path),
             Self::Segments(exact, below) => exact.matches(path) || below.matches(path),
-            Self::Connect => head.method == http::Method::CONNECT,
         }
     }
 

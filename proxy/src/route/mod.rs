@@ -161,7 +161,7 @@ impl RouteTable {
 
     /// The first route of the request's virtual host that matches. `random` decides shares.
     pub fn select(&self, head: &RequestHead<'_>, random: u64) -> Option<Selected<'_>> {
-        let host = if self.ignore_port { domain::without_port(head.authority) } else { head.authority };
+        let host = if self.ignore_port { domain::before_port(head.authority) } else { head.authority };
         let virtual_host = &self.virtual_hosts[self.domains.find(host)?];
         let route = virtual_host.routes.iter().find(|route| route.matches.matches(head, random))?;
         Some(Selected { virtual_host, route })

@@ -80,6 +80,8 @@ pub async fn serve(
             result = joined => {
                 if let Err(error) = result {
                     record.fail(&error);
+                    // Details are of HTTP.
+                    record.details = None;
                 }
             }
             () = stopped => record.termination = Some("drain".into()),
@@ -120,9 +122,8 @@ async fn join(
     };
     record.bytes_received = copied.up;
     record.bytes_sent = copied.down;
-    if copied.idle {
-        record.flags.set(Flags::SI);
-    } else if copied.error.is_some() {
+    // As in Envoy, no flag tells of a connection that was idle for too long.
+    if copied.error.is_some() && !copied.idle {
         record.flags.set(Flags::UC);
     }
     Ok(())
@@ -169,6 +170,7 @@ async fn reach(
             Err(error) => {
                 cluster.observe(&endpoint, Observation::LocalFailure);
                 if record.attempts >= chain.max_connect_attempts {
+                    record.flags.set(Flags::URX);
                     return Err(error);
                 }
                 failed.push(endpoint);

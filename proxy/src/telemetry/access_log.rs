@@ -318,6 +318,7 @@ fn request_value(record: &Record, name: &str) -> Option<String> {
     let head = record.request_head.as_deref()?;
     match name {
         ":method" => Some(head.method.to_string()),
+        ":path" if head.method == http::Method::CONNECT => None,
         ":path" => Some(head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned()),
         ":authority" => {
             let named = head.uri.authority().map(|authority| authority.to_string());
@@ -350,7 +351,7 @@ fn render(value: &Value, record: &Record) -> Option<String> {
         Value::Trailer(name) => header(record.response_trailers.as_deref(), name),
         Value::Protocol => record.protocol.map(|version| format!("{version:?}").replace("HTTP/2.0", "HTTP/2")),
         Value::ResponseCode => Some(record.status.to_string()),
-        Value::ResponseFlags => some(&record.flags.to_string()).or(Some("-".into())),
+        Value::ResponseFlags => Some(flags(record)),
         Value::ResponseCodeDetails => record.details.as_ref().map(|text| text.to_string()),
         Value::TerminationDetails => record.termination.as_ref().map(|text| text.to_string()),
         Value::UpstreamFailure => record.upstream_failure.as_ref().map(|text| text.to_string()),
@@ -362,12 +363,21 @@ fn render(value: &Value, record: &Record) -> Option<String> {
             crate::balance::Address::Ip(address) => address.ip().to_string(),
             other => other.to_string(),
         }),
-        Value::UpstreamCluster => record.cluster.as_ref().map(|cluster| cluster.config.name.to_string()),
+        Value::UpstreamCluster => {
+            let used = record.cluster.as_ref().map(|cluster| &cluster.config.name);
+            used.or(record.cluster_name.as_ref()).map(|name| name.to_string())
+        }
         Value::UpstreamLocalAddress => record.upstream_local.map(|address| address.to_string()),
         Value::DownstreamLocalAddress => Some(record.conn.local.to_string()),
         Value::DownstreamLocalPort => Some(record.conn.local.port().to_string()),
-        Value::DownstreamRemoteAddress => Some(record.conn.peer.to_string()),
-        Value::DownstreamRemoteAddressWithoutPort => Some(record.conn.peer.ip().to_string()),
+        Value::DownstreamRemoteAddress => Some(match record.client {
+            // A header tells no port.
+            Some(client) => std::net::SocketAddr::new(client, 0).to_string(),
+            None => record.conn.peer.to_string(),
+        }),
+        Value::DownstreamRemoteAddressWithoutPort => {
+            Some(record.client.unwrap_or_else(|| record.conn.peer.ip()).to_string())
+        }
         Value::DownstreamDirectRemoteAddress => Some(record.conn.direct_peer.to_string()),
         Value::RequestedServerName => record.conn.server_name.as_deref().map(str::to_owned),
         Value::RouteName => record.route_name.as_deref().map(str::to_owned),
@@ -383,6 +393,13 @@ fn render(value: &Value, record: &Record) -> Option<String> {
         Value::ConnectionId => Some(record.conn.id.to_string()),
         Value::Hostname => Some(crate::policy::headers::hostname().to_owned()),
     }
+}
+
+/// Response flags in the order in which Envoy sets them, which differs between HTTP and TCP.
+fn flags(record: &Record) -> String {
+    use super::record::Flags;
+    let last = record.protocol.is_none() && record.flags.has(Flags::URX) && record.flags != Flags::URX;
+    if last { format!("{},URX", Flags(record.flags.0 & !Flags::URX.0)) } else { record.flags.to_string() }
 }
 
 fn start_time(record: &Record, format: Option<&str>) -> String {

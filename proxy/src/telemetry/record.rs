@@ -62,8 +62,11 @@ impl Flags {
     /// Fault injected: abort.
     pub const FI: Self = Self(1 << 19);
 
-    /// Bit and short name, in the order in which Envoy writes them.
+    /// Bit and short name. Envoy writes flags in the order in which they were set: why there is no further try comes before how
+    /// the last one ended.
     pub const NAMES: &[(Self, &str)] = &[
+        (Self::URX, "URX"),
+        (Self::UO, "UO"),
         (Self::LH, "LH"),
         (Self::UH, "UH"),
         (Self::UT, "UT"),
@@ -71,14 +74,12 @@ impl Flags {
         (Self::UR, "UR"),
         (Self::UF, "UF"),
         (Self::UC, "UC"),
-        (Self::UO, "UO"),
         (Self::NR, "NR"),
         (Self::DI, "DI"),
         (Self::FI, "FI"),
         (Self::RL, "RL"),
         (Self::UAEX, "UAEX"),
         (Self::DC, "DC"),
-        (Self::URX, "URX"),
         (Self::SI, "SI"),
         (Self::DPE, "DPE"),
         (Self::UPE, "UPE"),
@@ -140,6 +141,10 @@ pub struct Record {
     pub route_name: Option<Name>,
     /// Cluster chosen.
     pub cluster: Option<Arc<Cluster>>,
+    /// Name of the cluster that the route names, also of one that was not used.
+    pub cluster_name: Option<Name>,
+    /// The client as trusted headers tell, if that is not the peer.
+    pub client: Option<std::net::IpAddr>,
     /// Endpoint of the last attempt.
     pub endpoint: Option<Arc<Endpoint>>,
     /// Local address towards the endpoint.
@@ -191,6 +196,8 @@ impl Record {
             grpc_messages: (0, 0),
             route_name: None,
             cluster: None,
+            cluster_name: None,
+            client: None,
             endpoint: None,
             upstream_local: None,
             upstream_tls: None,
@@ -211,13 +218,18 @@ impl Record {
         }
     }
 
+    /// Address of the last attempt's endpoint.
+    pub fn upstream_address(&self) -> Option<SocketAddr> {
+        match self.endpoint.as_ref()?.spec.address {
+            crate::balance::Address::Ip(address) => Some(address),
+            _ => None,
+        }
+    }
+
     /// Notes why there is no answer from upstream.
     pub fn fail(&mut self, error: &crate::http::error::Error) {
-        use crate::http::error::Error;
         self.flags.set(error.flag());
         self.details = Some(error.details());
-        if let Error::Connect(reason) | Error::UpstreamTls(reason) | Error::UpstreamProtocol(reason) = error {
-            self.upstream_failure = Some(reason.clone());
-        }
+        self.upstream_failure = error.transport_failure().map(Into::into);
     }
 }

@@ -95,6 +95,6 @@ async fn the_clients_deadline_holds_where_the_route_lets_it() {
     let mut request = grpc(front, full(""));
     request.headers_mut().insert("grpc-timeout", "150m".parse().unwrap());
     let got = collect(within(client.send_request(request)).await.unwrap()).await;
-    assert_eq!(got.headers["grpc-status"], "14");
+    assert_eq!(got.headers["grpc-status"], "4");
     within(proxy.stop()).await;
 }
