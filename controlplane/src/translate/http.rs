@@ -74,8 +74,9 @@ pub fn connection_manager(mesh: &MeshConfig, node: &Node, settings: Http) -> lis
         stream_idle_timeout: Some(wire::duration(Duration::ZERO)),
         // Our own proxy always passes interim responses on.
         proxy_100_continue: !node.ferromesh,
-        // Outbound, the peer is the workload itself: a local address keeps its `x-envoy-…` headers trusted.
-        use_remote_address: wire::boolean(settings.place != Place::SidecarInbound),
+        // Only a gateway is at the edge. As Istio's default, a sidecar's client is its own workload, whose request id and
+        // `x-envoy-…` headers are to be kept; since 1.33 Envoy takes no address for an internal one unless it is told to.
+        use_remote_address: wire::boolean(settings.place == Place::Gateway),
         ..Default::default()
     };
     normalize(&mut manager, mesh);
@@ -282,7 +283,7 @@ mod tests {
         assert_eq!(inbound["server_name"], "istio-envoy");
 
         let outbound = build("{}", json!({}), Place::SidecarOutbound);
-        assert_eq!(outbound["use_remote_address"], true);
+        assert_eq!(outbound["use_remote_address"], false);
         assert_eq!(outbound.get("forward_client_cert_details"), None);
         assert_eq!(outbound["server_name"], "envoy");
         assert_eq!(outbound["rds"]["route_config_name"], "80");

@@ -496,16 +496,8 @@ fn prepare(
     headers::client_certificate(&mut parts.headers, &place.conn, &chain.forwarded);
     if chain.generate_request_id {
         let random = u128::from(worker.random()) << 64 | u128::from(worker.random());
-        let outside = headers::from_outside(&parts.headers, &chain.forwarded);
-        headers::request_id(&mut parts.headers, outside, chain.preserve_external_request_id, random);
-    }
-    if let Some(logged) = &mut finish.record.request_head {
-        // Logs name the id and the clients that the next hop is told, or its log could not be found by them.
-        for name in [names::REQUEST_ID, names::FORWARDED_FOR] {
-            if let Some(value) = parts.headers.get(name) {
-                logged.headers.insert(name, value.clone());
-            }
-        }
+        let edge = chain.forwarded.use_remote_address;
+        headers::request_id(&mut parts.headers, edge, chain.preserve_external_request_id, random);
     }
     if chain.stats.as_ref().is_some_and(|stats| stats.metadata_exchange)
         && place.conn.direction == crate::listener::Direction::Inbound
