@@ -6,7 +6,7 @@ use meshctl::demo::{self, Options};
 /// The README's first command: every check that it prints must hold.
 #[tokio::test(flavor = "multi_thread")]
 async fn demo_succeeds() {
-    let report = demo::run(Options { requests: 400, concurrency: 4, progress: false }).await.unwrap();
+    let report = demo::run(Options { requests: 200, concurrency: 4, progress: false }).await.unwrap();
     let failed: Vec<_> = report.checks.iter().filter(|check| !check.passed).collect();
     assert!(failed.is_empty(), "{failed:#?}");
     assert!(report.checks.len() >= 11, "{:#?}", report.checks);
@@ -15,7 +15,7 @@ async fn demo_succeeds() {
 /// `-o json` has the fields that scripts read.
 #[tokio::test(flavor = "multi_thread")]
 async fn demo_prints_json() {
-    let report = demo::run(Options { requests: 60, concurrency: 2, progress: false }).await.unwrap();
+    let report = demo::run(Options { requests: 20, concurrency: 2, progress: false }).await.unwrap();
     let json = serde_json::to_value(&report).unwrap();
     for pointer in [
         "/split/before/observed/v1",

@@ -209,7 +209,9 @@ async fn shift(demo: &Demo, options: Options) -> Result<Shift> {
     let outcome = load.stop().await;
     bar.finish_and_clear();
     let (start, delay, before) = result?;
-    let samples = settle(demo, &start, outcome.requests.saturating_sub(before + options.concurrency as u64)).await?;
+    // The calls that a request made by then may be in `start` already, though the request itself is not.
+    let counted = outcome.requests.saturating_sub(before + options.concurrency as u64);
+    let samples = settle(demo, &start, counted).await?;
     let split = observe::split(&samples.since(&start), "reviews", AFTER);
     Ok(Shift { outcome, split, delay })
 }
@@ -231,8 +233,9 @@ async fn shift_under_load(demo: &Demo, options: Options, load: &Load) -> Result<
         tokio::time::sleep(LOOK).await;
     }
     let delay = written.elapsed();
-    let before = load.finished();
+    // What finishes while metrics are read may be counted in `start` or not, but whatever finishes after `before` is not.
     let start = scrape(demo).await?;
+    let before = load.finished();
     wait_for(load, before + options.requests).await?;
     Ok((start, delay, before))
 }

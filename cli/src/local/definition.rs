@@ -14,6 +14,8 @@
 //!   - name: client
 //!     outbound: 15101                   # HTTP proxy through which the process reaches every service
 //! ```
+//!
+//! It is read once, when the mesh starts; everything else beside it is read again whenever it changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

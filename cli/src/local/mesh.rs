@@ -217,6 +217,13 @@ fn write_manifests(directory: &Path, plan: &Plan) -> Result<(PathBuf, PathBuf)> 
     for folder in [&workloads, &applied] {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
+    // What an earlier mesh of this directory left would be workloads that nobody runs.
+    for entry in std::fs::read_dir(&workloads).with_context(|| format!("cannot read {}", workloads.display()))? {
+        let file = entry?.path();
+        if file.extension().is_some_and(|extension| extension == "yaml") {
+            std::fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
+        }
+    }
     let write = |name: &str, text: String| {
         let file = workloads.join(format!("{name}.yaml"));
         std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))
