@@ -10,11 +10,12 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 use mesh_proto::names::header as names;
-use tokio::time::Instant;
 
 use super::body::{Limits, Progress, Replay, RequestBody, ResponseBody};
 use super::error::Error;
-use super::handle::{Exchange, Finish, Matched, grpc_status, local_as, with_response_headers};
+use super::handle::{Exchange, Finish, Matched, grpc_status, with_response_headers};
+use super::reply::local_as;
+use super::time_limit::{TimeLimit, Times, expected, grpc_timeout};
 use super::{headers, upgrade};
 use crate::balance::{Cluster, Endpoint, Observation, Permit, PickRequest, Picked, Resource};
 use crate::connect::{Taken, Want};
@@ -158,59 +159,6 @@ fn refuse(
     finish: Finish,
 ) -> Response<ResponseBody> {
     with_response_headers(local_as(error, status, finish, exchange.grpc), exchange, matched)
-}
-
-/// How long a request may take.
-#[derive(Debug, Clone, Copy)]
-struct Times {
-    started: Instant,
-    /// After the request has come whole.
-    timeout: Option<Duration>,
-    /// Nothing may stand still for longer.
-    idle: Option<Duration>,
-    /// The client must have sent everything by then.
-    request: Option<Instant>,
-    /// The stream ends then.
-    end: Option<Instant>,
-}
-
-impl Times {
-    fn new(exchange: &Exchange, action: &Forward, finish: &Finish) -> Self {
-        let begun = finish.record.start;
-        let chain = &exchange.chain;
-        let told = action.grpc_timeout_max.filter(|_| exchange.grpc).and_then(|most| {
-            let told = grpc_timeout(&exchange.parts.headers)?;
-            // 0 is no cap.
-            Some(if most.is_zero() { told } else { told.min(most) }).filter(|limit| !limit.is_zero())
-        });
-        let end = told.or(action.max_stream_duration).or(chain.max_stream_duration);
-        Self {
-            started: Instant::now(),
-            timeout: action.timeout,
-            idle: action.idle_timeout.unwrap_or(chain.stream_idle_timeout),
-            request: chain.request_timeout.filter(|_| exchange.upgrade.is_none()).map(|limit| begun + limit),
-            end: end.map(|limit| begun + limit),
-        }
-    }
-}
-
-/// `grpc-timeout` of the client. Source: <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
-fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
-    let text = headers.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 {
-        return None;
-    }
-    let number: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(number * 3600),
-        "M" => Duration::from_secs(number * 60),
-        "S" => Duration::from_secs(number),
-        "m" => Duration::from_millis(number),
-        "u" => Duration::from_micros(number),
-        "n" => Duration::from_nanos(number),
-        _ => return None,
-    })
 }
 
 /// The cluster of a request.
@@ -390,80 +338,6 @@ async fn attempts(
             return Err(Error::Timeout { per_try: false });
         }
         tokio::time::sleep(wait).await;
-    }
-}
-
-/// What the endpoint is told of the time that it has (`x-envoy-expected-rq-timeout-ms`).
-fn expected(times: Times, retry: Option<&RetryPolicy>) -> Option<Duration> {
-    let one = retry.and_then(|retry| retry.per_try_timeout);
-    let left = times.timeout.map(|timeout| timeout.saturating_sub(times.started.elapsed()));
-    let least = [one, left].into_iter().flatten().min()?;
-    Some(least.max(Duration::from_millis(1)))
-}
-
-/// How long a try may take.
-struct TimeLimit {
-    times: Times,
-    per_try: Option<Duration>,
-    begun: Instant,
-    progress: Option<Rc<Progress>>,
-}
-
-impl TimeLimit {
-    fn new(times: Times, retry: Option<&RetryPolicy>, progress: Option<&Rc<Progress>>) -> Self {
-        let per_try = retry.and_then(|retry| retry.per_try_timeout);
-        Self { times, per_try, begun: Instant::now(), progress: progress.cloned() }
-    }
-
-    fn is_endless(&self) -> bool {
-        let Times { timeout, idle, request, end, .. } = self.times;
-        self.per_try.is_none() && timeout.is_none() && idle.is_none() && request.is_none() && end.is_none()
-    }
-
-    /// What comes first as things stand.
-    fn next(&self) -> Option<(Instant, Error)> {
-        let times = &self.times;
-        let ended = self.progress.as_ref().map_or(Some(times.started), |progress| progress.ended.get());
-        let receiving = ended.is_none();
-        // The request's time, and a try's, begin when the client has sent everything, as in Envoy.
-        let whole = times.timeout.and_then(|limit| Some((ended? + limit, Error::Timeout { per_try: false })));
-        let one =
-            self.per_try.and_then(|limit| Some((ended?.max(self.begun) + limit, Error::Timeout { per_try: true })));
-        let last = self.progress.as_ref().and_then(|progress| progress.last.get());
-        let last = last.map_or(self.begun, |last| last.max(self.begun));
-        let idle = times.idle.map(|limit| (last + limit, Error::StreamIdle { receiving }));
-        let request = times.request.filter(|_| receiving).map(|at| (at, Error::RequestTimeout));
-        let end = times.end.map(|at| (at, Error::StreamDuration));
-        [whole, one, idle, request, end].into_iter().flatten().min_by_key(|(at, _)| *at)
-    }
-
-    /// Resolves when time is up.
-    async fn expired(self) -> Error {
-        loop {
-            let next = self.next();
-            let finished = async {
-                match &self.progress {
-                    Some(progress) if progress.ended.get().is_none() => progress.finished.notified().await,
-                    _ => std::future::pending().await,
-                }
-            };
-            let timer = async {
-                match &next {
-                    Some((at, _)) => tokio::time::sleep_until(*at).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                () = finished => continue,
-                () = timer => {}
-            }
-            // What moved meanwhile may have put the end off.
-            if let Some((at, error)) = self.next()
-                && Instant::now() >= at
-            {
-                return error;
-            }
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, LOCATION, SERVER, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, SERVER, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
@@ -18,6 +18,7 @@ use super::body::ResponseBody;
 use super::error::Error;
 use super::forward;
 use super::normalize::{self, Path};
+use super::reply::{local, locate, redirect, reply};
 use super::serve::{Active, Activity};
 use super::{HttpChain, RouteSource, ServerHeader, StripPort, Underscores, headers};
 use crate::balance::cluster::Ended;
@@ -402,20 +403,8 @@ fn prepare(
     let bad = |text: &'static str| Early::Error(Error::BadRequest(text.into()));
     let version = parts.version;
     let http1 = version < Version::HTTP_2;
-    if http1 && parts.headers.contains_key(TRANSFER_ENCODING) {
-        // Two ways to tell where a body ends is how requests are smuggled (RFC 9112, section 6.1).
-        if parts.headers.contains_key(CONTENT_LENGTH) {
-            return Err(bad("both content-length and transfer-encoding"));
-        }
-        if version == Version::HTTP_10 {
-            return Err(bad("transfer-encoding in HTTP/1.0"));
-        }
-        let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
-        let chunked = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
-        if !chunked || codings.next().is_some() {
-            // The body is sent on in chunks alone: any other coding would be lost on the way.
-            return Err(Early::Error(Error::TransferCoding));
-        }
+    if http1 {
+        framing(&parts)?;
     }
     if parts.headers.len() > chain.max_headers as usize || head_size(&parts) > u64::from(chain.max_head_bytes) {
         return Err(Early::Error(Error::HeadTooLarge));
@@ -509,6 +498,28 @@ fn prepare(
     Ok(Exchange { worker, place, chain, snapshot, parts, authority, scheme, version, upgrade, grpc, client })
 }
 
+/// Refuses a request whose end one could be of two minds about.
+fn framing(parts: &http::request::Parts) -> Result<(), Early> {
+    let bad = |text: &'static str| Early::Error(Error::BadRequest(text.into()));
+    if !parts.headers.contains_key(TRANSFER_ENCODING) {
+        return Ok(());
+    }
+    // Two ways to tell where a body ends is how requests are smuggled (RFC 9112, section 6.1).
+    if parts.headers.contains_key(CONTENT_LENGTH) {
+        return Err(bad("both content-length and transfer-encoding"));
+    }
+    if parts.version == Version::HTTP_10 {
+        return Err(bad("transfer-encoding in HTTP/1.0"));
+    }
+    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+    let chunked = codings.next().is_some_and(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if !chunked || codings.next().is_some() {
+        // The body is sent on in chunks alone: any other coding would be lost on the way.
+        return Err(Early::Error(Error::TransferCoding));
+    }
+    Ok(())
+}
+
 /// The one authority of a request: absolute form or `:authority` first (RFC 9112, section 3.2.2), then `Host`, of which there is one.
 fn authority(parts: &http::request::Parts, version: Version) -> Result<String, &'static str> {
     let mut hosts = parts.headers.get_all(HOST).iter();
@@ -572,104 +583,6 @@ fn authorize(exchange: &Exchange, selected: Option<(&VirtualHost, &Arc<Route>)>)
     exchange.chain.policies.iter().try_for_each(|policy| match policy {
         HttpPolicy::Rbac(rbac) => check(rbac),
     })
-}
-
-/// Answers with an error of ours.
-pub(super) fn local(error: Error, finish: Finish, grpc: bool) -> Response<ResponseBody> {
-    local_as(error, None, finish, grpc)
-}
-
-/// As [`local`], with another status than the error's own.
-pub(super) fn local_as(
-    error: Error,
-    status: Option<StatusCode>,
-    mut finish: Finish,
-    grpc: bool,
-) -> Response<ResponseBody> {
-    finish.record.fail(&error);
-    let overloaded = finish.record.flags.has(Flags::UO) && matches!(error, Error::Overflow { .. });
-    let unread = matches!(
-        error,
-        Error::RequestTimeout | Error::StreamIdle { receiving: true } | Error::BadRequest(_) | Error::HeadTooLarge
-    );
-    let http1 = finish.record.protocol.is_some_and(|version| version < Version::HTTP_2);
-    let body = match error.body(finish.record.attempts > 1) {
-        Cow::Borrowed(text) => Bytes::from_static(text.as_bytes()),
-        Cow::Owned(text) => text.into(),
-    };
-    let code = matches!(error, Error::StreamDuration).then_some(DEADLINE_EXCEEDED);
-    let mut response = reply(status.unwrap_or(error.status()), body, finish, grpc.then_some(code));
-    if overloaded {
-        response.headers_mut().insert(names::OVERLOADED, HeaderValue::from_static("true"));
-    }
-    if unread && http1 {
-        // The rest of the request may come at any time, and would be taken for another.
-        response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
-}
-
-const DEADLINE_EXCEEDED: u32 = 4;
-
-/// A response of ours. gRPC clients (`Some`, with a status if the HTTP status would not do) get it in the form that they understand.
-fn reply(status: StatusCode, body: Bytes, mut finish: Finish, grpc: Option<Option<u32>>) -> Response<ResponseBody> {
-    if let Some(code) = grpc {
-        let code = code.unwrap_or_else(|| grpc_code(status));
-        finish.record.grpc_status = Some(code);
-        finish.record.status = 200;
-        let mut response = Response::new(ResponseBody::full(Bytes::new(), Some(finish)));
-        let headers = response.headers_mut();
-        headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert("grpc-status", HeaderValue::from(code));
-        if !body.is_empty() {
-            let message = percent_encoding::percent_encode(&body, GRPC_MESSAGE).to_string();
-            if let Ok(message) = HeaderValue::try_from(message) {
-                headers.insert("grpc-message", message);
-            }
-        }
-        return response;
-    }
-    finish.record.status = status.as_u16();
-    let length = body.len();
-    let head = finish.bodiless;
-    let mut response = Response::new(ResponseBody::full(if head { Bytes::new() } else { body }, Some(finish)));
-    *response.status_mut() = status;
-    if length > 0 {
-        let headers = response.headers_mut();
-        headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        if head {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-        }
-    }
-    response
-}
-
-/// What `grpc-message` may not hold as it is: all but printable ASCII, and `%`.
-const GRPC_MESSAGE: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b'%');
-
-/// HTTP status → gRPC status, as gRPC's specification maps it.
-fn grpc_code(status: StatusCode) -> u32 {
-    match status.as_u16() {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502 | 503 | 504 => 14,
-        _ => 2,
-    }
-}
-
-fn redirect(status: StatusCode, location: &str, mut finish: Finish, grpc: bool) -> Response<ResponseBody> {
-    finish.record.details = Some("direct_response".into());
-    let mut response = reply(status, Bytes::new(), finish, grpc.then_some(None));
-    locate(&mut response, location);
-    response
-}
-
-fn locate(response: &mut Response<ResponseBody>, location: &str) {
-    if let Ok(location) = HeaderValue::try_from(location) {
-        response.headers_mut().insert(LOCATION, location);
-    }
 }
 
 /// Applies the header operations of route, virtual host and table to a response.

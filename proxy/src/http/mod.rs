@@ -18,7 +18,9 @@ pub mod handle;
 pub mod headers;
 mod linger;
 pub mod normalize;
+mod reply;
 pub mod serve;
+mod time_limit;
 pub mod upgrade;
 
 /// The largest request or response head in bytes unless configured (Envoy's `max_request_headers_kb` default).

@@ -12,8 +12,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::ResponseBody;
 use super::error::Error;
-use super::handle::{self, Exchange, Finish};
+use super::handle::{Exchange, Finish};
 use super::headers;
+use super::reply;
 use crate::balance::{Cluster, Observation, PickRequest, Resource};
 use crate::connect::Taken;
 use crate::connect::dial;
@@ -73,7 +74,7 @@ pub(super) async fn terminate(
     };
     let (raw, permit, picked) = match reached.await {
         Ok(reached) => reached,
-        Err(error) => return handle::local(error, finish, false),
+        Err(error) => return reply::local(error, finish, false),
     };
     finish.record.upstream_local = raw.local;
     finish.record.upstream_tls = raw.tls;
