@@ -1,5 +1,7 @@
 //! What each proxy was sent and what it took.
 
+use std::sync::atomic::Ordering;
+
 use serde_json::{Map, Value, json};
 
 use crate::model::NodeKind;
@@ -19,6 +21,7 @@ fn sync(stream: &Stream) -> Value {
     out.insert("cluster_id".to_owned(), json!(*node.cluster));
     out.insert("proxy".to_owned(), json!(stream.proxy_id()));
     out.insert("proxy_type".to_owned(), json!(proxy_type(node.kind)));
+    out.insert("offered".to_owned(), json!(stream.offered.load(Ordering::Relaxed)));
     for (kind, name) in [
         (ResourceType::Cluster, "cluster"),
         (ResourceType::Listener, "listener"),

@@ -28,6 +28,8 @@ pub struct Stream {
     pub since: SystemTime,
     /// What it was told.
     pub session: Mutex<Session>,
+    /// Number of the newest published state of which it has been sent all.
+    pub offered: AtomicU64,
 }
 
 impl Stream {
@@ -79,8 +81,8 @@ impl Streams {
     ) -> Open {
         let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let since = SystemTime::now();
-        let stream =
-            Arc::new(Stream { id, node: Arc::new(node), remote, identity, since, session: Mutex::new(session) });
+        let (node, session, offered) = (Arc::new(node), Mutex::new(session), AtomicU64::new(0));
+        let stream = Arc::new(Stream { id, node, remote, identity, since, session, offered });
         self.open.lock().insert(id, stream.clone());
         metrics.connected.increment(1.0);
         Open { stream, streams: self.clone(), metrics: metrics.clone() }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::Stream;
@@ -156,6 +157,9 @@ async fn serve<P: Protocol>(
     let mut behind: Option<Instant> = None;
     loop {
         let due = empty.is_some() || (seen.number > 0 && open.session.lock().is_due());
+        if !due {
+            open.offered.store(seen.number, Ordering::Relaxed);
+        }
         tokio::select! {
             () = shared.stop.cancelled() => return Err(stopping()),
             changed = published.changed() => {

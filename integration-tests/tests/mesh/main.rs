@@ -1,0 +1,29 @@
+//! What Istio's users rely on, over real sockets: each test applies YAML to a whole mesh and asks it.
+//!
+//! A module's tests share a mesh; each has hosts of its own, so that they run beside each other.
+#![allow(clippy::unwrap_used)]
+
+mod routing;
+
+/// A `VirtualService` of namespace `default` for a host of the same name, and the subsets v1 to v3 of it.
+fn rule(host: &str, http: &str) -> String {
+    format!("{}{}", virtual_service(host, &format!("{{hosts: [{host}], http: [{http}]}}")), subsets(host, ""))
+}
+
+/// A `VirtualService` of namespace `default`.
+fn virtual_service(name: &str, spec: &str) -> String {
+    object("VirtualService", "default", name, spec)
+}
+
+/// A `DestinationRule` with the subsets v1 to v3, and more of its spec.
+fn subsets(host: &str, more: &str) -> String {
+    let versions = ["v1", "v2", "v3"].map(|version| format!("{{name: {version}, labels: {{version: {version}}}}}"));
+    object("DestinationRule", "default", host, &format!("{{host: {host}, subsets: [{}]{more}}}", versions.join(", ")))
+}
+
+/// An object of Istio's networking API; its spec in flow style.
+fn object(kind: &str, namespace: &str, name: &str, spec: &str) -> String {
+    format!(
+        "\n---\napiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
+    )
+}
