@@ -62,6 +62,8 @@ struct State {
     running: AtomicU64,
     most: AtomicU64,
     connections: AtomicU64,
+    /// Connections that are open now.
+    open: AtomicU64,
     /// Requests by `x-test-id`.
     seen: Mutex<HashMap<String, u64>>,
 }
@@ -83,6 +85,7 @@ impl App {
             running: AtomicU64::new(0),
             most: AtomicU64::new(0),
             connections: AtomicU64::new(0),
+            open: AtomicU64::new(0),
             seen: Mutex::default(),
         });
         let mut tasks = JoinSet::new();
@@ -145,6 +148,11 @@ impl App {
         self.state.most.load(Ordering::SeqCst)
     }
 
+    /// Connections that are open now.
+    pub fn open_connections(&self) -> u64 {
+        self.state.open.load(Ordering::SeqCst)
+    }
+
     /// Connections that reached it.
     pub fn connections(&self) -> u64 {
         self.state.connections.load(Ordering::SeqCst)
@@ -190,6 +198,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let connection = state.connections.fetch_add(1, Ordering::SeqCst) + 1;
+    state.open.fetch_add(1, Ordering::SeqCst);
+    let _open = Counted(state.clone());
     let service = service_fn(move |request| answer(state.clone(), connection, secure.clone(), request));
     let builder = auto::Builder::new(TokioExecutor::new());
     builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await.map_err(io::Error::other)
@@ -208,6 +218,15 @@ impl std::fmt::Display for Broken {
 }
 
 impl std::error::Error for Broken {}
+
+/// Counts a connection out, whatever its end.
+struct Counted(Arc<State>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
 
 /// Counts a request out, whatever its end.
 struct Running<'a>(&'a State);

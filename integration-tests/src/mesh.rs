@@ -166,12 +166,22 @@ impl Builder {
     }
 }
 
-/// A Kubernetes service over the workloads of an application: 80 HTTP, 81 gRPC, 82 TCP, 83 a TCP server that speaks first.
+/// A Kubernetes service over the HTTP port of an application's workloads, on port 80.
 pub fn service(namespace: &str, name: &str, app: &str) -> String {
+    service_on(namespace, name, app, &[(80, "http", "http")])
+}
+
+/// A Kubernetes service over the workloads of an application: number, name and target of each port. Targets are `http`, `grpc`,
+/// `tcp`, which echoes, and `greeting`, where the server speaks first.
+pub fn service_on(namespace: &str, name: &str, app: &str, ports: &[(u16, &str, &str)]) -> String {
+    let ports: Vec<String> = ports
+        .iter()
+        .map(|(number, name, target)| format!("{{name: {name}, port: {number}, targetPort: {target}}}"))
+        .collect();
     format!(
-        "\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  selector: {{app: {app}}}\n  \
-         ports:\n  - {{name: http, port: 80, targetPort: http}}\n  - {{name: grpc, port: 81, targetPort: grpc}}\n  \
-         - {{name: tcp, port: 82, targetPort: tcp}}\n  - {{name: tcp-greeting, port: 83, targetPort: greeting}}\n"
+        "\n---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec:\n  \
+         selector: {{app: {app}}}\n  ports: [{}]\n",
+        ports.join(", ")
     )
 }
 
@@ -306,7 +316,10 @@ impl Mesh {
     }
 
     async fn is_warm(&self) -> Result<()> {
-        for admin in self.local.admins() {
+        // Applications' own sidecars call nobody in most tests, and dumps of all take long.
+        let callers = self.outbound.keys().filter(|name| !self.apps.contains_key(*name)).map(String::as_str);
+        let callers = callers.chain(["istio-ingressgateway"]);
+        for admin in callers.filter_map(|name| self.local.admin(name)) {
             let dump = http_client::get(admin, "localhost", "/config_dump").await?;
             let text = dump.text();
             if text.contains("\"dynamic_warming_clusters\"") || text.contains("\"warming_state\"") {
@@ -341,6 +354,23 @@ impl Mesh {
     #[track_caller]
     pub fn gateway_port(&self, port: u16) -> u16 {
         self.gateway(port).address().port()
+    }
+
+    /// Writes a file that configuration may name; returns its path.
+    pub fn file(&self, name: &str, content: &str) -> Result<String> {
+        let path = self.directory.join(name);
+        std::fs::write(&path, content)?;
+        Ok(path.display().to_string())
+    }
+
+    /// The address of a workload, where its sidecar listens for others.
+    pub async fn workload_address(&self, workload: &str) -> Result<String> {
+        let endpoints = self.debug("/debug/adsz").await?;
+        let mut clients = endpoints["clients"].as_array().into_iter().flatten();
+        let id = format!("~{}~", self.proxy(workload)?);
+        let connection = clients.find_map(|client| client["connectionId"].as_str().filter(|it| it.contains(&id)));
+        let address = connection.and_then(|connection| connection.split('~').nth(1));
+        Ok(address.with_context(|| format!("{workload} is not connected"))?.to_owned())
     }
 
     /// The application of a workload. Panics if there is none, which is a mistake of the test.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod routing;
+mod rules;
 
 /// A `VirtualService` of namespace `default` for a host of the same name, and the subsets v1 to v3 of it.
 fn rule(host: &str, http: &str) -> String {
@@ -19,6 +20,11 @@ fn virtual_service(name: &str, spec: &str) -> String {
 fn subsets(host: &str, more: &str) -> String {
     let versions = ["v1", "v2", "v3"].map(|version| format!("{{name: {version}, labels: {{version: {version}}}}}"));
     object("DestinationRule", "default", host, &format!("{{host: {host}, subsets: [{}]{more}}}", versions.join(", ")))
+}
+
+/// A service over `echo` with two HTTP ports, 80 and 81.
+fn two_ports(name: &str) -> String {
+    integration_tests::mesh::service_on("default", name, "echo", &[(80, "http", "http"), (81, "http-second", "http")])
 }
 
 /// An object of Istio's networking API; its spec in flow style.

@@ -6,7 +6,7 @@ use http::Method;
 use integration_tests::mesh::service;
 use integration_tests::{Mesh, Shared};
 
-use super::{object, rule, subsets, virtual_service};
+use super::{object, rule, subsets, two_ports, virtual_service};
 
 static MESH: Shared = Shared::new(|| {
     Mesh::builder().service("echo", 3).client("client").client_in("elsewhere", "stranger").gateway(&[80])
@@ -266,7 +266,7 @@ fn requests_match_by_query_parameters() {
 #[test]
 fn requests_match_by_port() {
     MESH.run(async |mesh| {
-        let yaml = service("default", "vm4", "echo").replace("name: grpc", "name: http-second")
+        let yaml = two_ports("vm4")
             + &rule("vm4", "{match: [{port: 81}], directResponse: {status: 281}}, {match: [{port: 80}], directResponse: {status: 280}}");
         mesh.apply(&yaml).await?;
         for (url, expected) in [("http://vm4:80/", 280), ("http://vm4:81/", 281)] {
@@ -304,7 +304,6 @@ fn weights_share_out_requests() {
                 {destination: {host: va1, subset: v1}, weight: 75}, {destination: {host: va1, subset: v2}, weight: 25}]},
             {match: [{uri: {prefix: /third}}], route: [
                 {destination: {host: va1, subset: v1}, weight: 2}, {destination: {host: va1, subset: v2}, weight: 1}, {destination: {host: va1, subset: v3}, weight: 0}]},
-            {match: [{uri: {prefix: /port}}], route: [{destination: {host: va1, port: {number: 80}}}]},
             {route: [{destination: {host: va1, subset: v3}}]}");
         mesh.case("va1", "echo", &yaml).await?;
         let client = mesh.client("client");
@@ -316,7 +315,20 @@ fn weights_share_out_requests() {
             assert_eq!(counts.keys().map(String::as_str).collect::<Vec<_>>(), ["v1", "v2"], "{path}");
         }
         assert_eq!(client.count("http://va1/single", 20).await?["v3"], 20);
-        assert_eq!(client.get("http://va1:81/port").send().await?.status, 200);
+        Ok(())
+    });
+}
+
+/// VA1: a destination has a port of its own choice.
+#[test]
+fn a_destination_names_its_port() {
+    MESH.run(async |mesh| {
+        let yaml = service("default", "va1-front", "nobody") + &two_ports("va1-back")
+            + &virtual_service("va1-front", "{hosts: [va1-front], http: [{route: [{destination: {host: va1-back, port: {number: 81}}}]}]}");
+        mesh.apply(&yaml).await?;
+        assert_eq!(mesh.client("client").get("http://va1-front/").status().await, 200);
+        let lines = mesh.log_of("va1-front").await?;
+        assert_eq!(lines[0]["upstream_cluster"], "outbound|81||va1-back.default.svc.cluster.local");
         Ok(())
     });
 }
@@ -432,29 +444,24 @@ fn headers_are_set_added_and_removed() {
 #[test]
 fn retries_are_made_for_what_they_name() {
     MESH.run(async |mesh| {
-        let retry = |path: &str, retries: &str| format!("{{match: [{{uri: {{prefix: {path}}}}}], retries: {{{retries}}}, route: [{{destination: {{host: vr1}}}}]}}");
+        let retry = |path: &str, retries: &str| format!("{{match: [{{uri: {{prefix: {path}}}}}], retries: {{{retries}}}, route: [{{destination: {{host: vr1, subset: v1}}}}]}}");
         let yaml = rule("vr1", &[
             retry("/none", "attempts: 0"), retry("/three", "attempts: 3, retryOn: 5xx"), retry("/one", "attempts: 1, retryOn: 5xx"),
             retry("/code", "attempts: 2, retryOn: '418'"), retry("/reset", "attempts: 2, retryOn: reset"), retry("/connect", "attempts: 2, retryOn: connect-failure"),
-            "{route: [{destination: {host: vr1}}]}".to_owned(),
+            "{route: [{destination: {host: vr1, subset: v1}}]}".to_owned(),
         ].join(", "));
         mesh.case("vr1", "echo", &yaml).await?;
-        // Each application counts for itself, so that only one is asked.
         for (path, fails, status, expected) in [
-            ("/none", 1, "503", 503), ("/three", 1, "503", 200), ("/one", 1, "503", 200), ("/three", 100, "500", 500),
-            ("/code", 1, "418", 200), ("/code", 1, "503", 503), ("/connect", 1, "503", 503), ("/default", 1, "503", 503),
+            ("/none", 1, 503, 503), ("/three", 3, 503, 200), ("/three", 4, 500, 500), ("/one", 1, 500, 200), ("/one", 2, 503, 503),
+            ("/code", 2, 418, 200), ("/code", 1, 503, 503), ("/connect", 1, 503, 503), ("/default", 1, 503, 503),
         ] {
-            let ask = mesh.client("client").get(&format!("http://vr1{path}"));
-            let ask = ask.header("x-test-fail-first", &fails.to_string()).header("x-test-id", &format!("{path}{status}{fails}")).header("x-test-status", status).header("x-test-only", "v1");
-            // Version 1 fails, whichever is asked first: a request that meets another version proves nothing.
-            let mut last = 0;
-            for _ in 0..40 {
-                last = ask.clone().status().await;
-                if last != 200 { break }
-            }
-            let expected = if fails == 100 && path == "/three" { 200 } else { expected };
-            assert_eq!(last, expected, "{path} {status}");
+            let ask = mesh.client("client").get(&format!("http://vr1{path}")).header("x-test-status", &status.to_string());
+            let ask = ask.header("x-test-fail-first", &fails.to_string()).header("x-test-id", &format!("vr1{path}{status}"));
+            assert_eq!(ask.status().await, expected, "{path} {status}");
         }
+        let ask = mesh.client("client").get("http://vr1/reset").header("x-test-reset", "1");
+        let answer = ask.header("x-test-fail-first", "2").header("x-test-id", "vr1-reset").send().await?;
+        assert_eq!(answer.status, 200, "{}", answer.text());
         Ok(())
     });
 }
