@@ -133,9 +133,12 @@ impl Builder {
             }
             if let Some((app, version)) = &member.app {
                 let app = App::start(app, version).await?;
-                for (port, protocol, address) in
-                    [("http", "HTTP", app.http), ("grpc", "GRPC", app.http), ("tcp", "TCP", app.tcp), ("greeting", "TCP", app.greeting)]
-                {
+                for (port, protocol, address) in [
+                    ("http", "HTTP", app.http),
+                    ("grpc", "GRPC", app.http),
+                    ("tcp", "TCP", app.tcp),
+                    ("greeting", "TCP", app.greeting),
+                ] {
                     workload.serve(port, protocol, address)?;
                 }
                 apps.insert(name.clone(), app);
@@ -229,7 +232,9 @@ impl Mesh {
             finding["severity"] == "error" && finding["file"].as_str().is_some_and(|path| path.ends_with(&file))
         };
         let findings = findings.as_array().into_iter().flatten().filter(of_file);
-        Ok(findings.map(|finding| format!("{}: {}: {}", finding["object"], finding["field"], finding["message"])).collect())
+        Ok(findings
+            .map(|finding| format!("{}: {}: {}", finding["object"], finding["field"], finding["message"]))
+            .collect())
     }
 
     /// Takes what was applied under a name out of force.

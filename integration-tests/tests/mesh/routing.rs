@@ -40,11 +40,19 @@ fn virtual_services_are_for_hosts_of_all_kinds() {
     MESH.run(async |mesh| {
         let yaml = subsets("vs1", "")
             + &virtual_service("vs1", "{hosts: [vs1], http: [{route: [{destination: {host: vs1, subset: v2}}]}]}")
-            + &virtual_service("vs1-made-up", "{hosts: [vs1.made-up.example], http: [{route: [{destination: {host: vs1, subset: v3}}]}]}")
-            + &virtual_service("vs1-wild", "{hosts: ['*.vs1.example'], http: [{route: [{destination: {host: vs1, subset: v1}}]}]}");
+            + &virtual_service(
+                "vs1-made-up",
+                "{hosts: [vs1.made-up.example], http: [{route: [{destination: {host: vs1, subset: v3}}]}]}",
+            )
+            + &virtual_service(
+                "vs1-wild",
+                "{hosts: ['*.vs1.example'], http: [{route: [{destination: {host: vs1, subset: v1}}]}]}",
+            );
         mesh.case("vs1", "echo", &yaml).await?;
         let client = mesh.client("client");
-        for (host, expected) in [("vs1", "v2"), ("vs1.made-up.example", "v3"), ("any.vs1.example", "v1"), ("a.b.vs1.example", "v1")] {
+        for (host, expected) in
+            [("vs1", "v2"), ("vs1.made-up.example", "v3"), ("any.vs1.example", "v1"), ("a.b.vs1.example", "v1")]
+        {
             assert_eq!(version(client.get(&format!("http://{host}/"))).await, expected, "{host}");
         }
         Ok(())
@@ -59,8 +67,14 @@ fn a_rule_applies_to_the_gateways_it_names() {
         let yaml = subsets("vs2", "")
             + &gateway("vs2", "'*.vs2.example'")
             + &virtual_service("vs2-mesh", &format!("{{hosts: [mesh.vs2.example], http: {}}}", to("v1")))
-            + &virtual_service("vs2-edge", &format!("{{hosts: [edge.vs2.example], gateways: [vs2], http: {}}}", to("v2")))
-            + &virtual_service("vs2-both", &format!("{{hosts: [both.vs2.example], gateways: [default/vs2, mesh], http: {}}}", to("v3")));
+            + &virtual_service(
+                "vs2-edge",
+                &format!("{{hosts: [edge.vs2.example], gateways: [vs2], http: {}}}", to("v2")),
+            )
+            + &virtual_service(
+                "vs2-both",
+                &format!("{{hosts: [both.vs2.example], gateways: [default/vs2, mesh], http: {}}}", to("v3")),
+            );
         mesh.case("vs2", "echo", &yaml).await?;
         let (inside, outside) = (mesh.client("client"), mesh.gateway(80));
         for (host, by_sidecar, by_gateway) in [("mesh", "v1", "404"), ("edge", "502", "v2"), ("both", "v3", "v3")] {
@@ -97,8 +111,10 @@ fn a_rule_that_is_not_exported_is_its_namespaces_own() {
 }
 
 fn dated(name: &str, second: u32, spec: &str) -> String {
-    virtual_service(name, spec)
-        .replace("namespace: default", &format!("namespace: default, creationTimestamp: '2026-01-01T00:00:{second:02}Z'"))
+    virtual_service(name, spec).replace(
+        "namespace: default",
+        &format!("namespace: default, creationTimestamp: '2026-01-01T00:00:{second:02}Z'"),
+    )
 }
 
 /// VS4: of two rules for one host sidecars take the older; gateways join them, catch-all routes last.
@@ -147,10 +163,13 @@ fn a_delegate_rules_its_part_of_the_paths() {
 #[test]
 fn the_first_route_that_matches_wins() {
     MESH.run(async |mesh| {
-        let yaml = rule("vs6", "{match: [{uri: {prefix: /a/b}}], route: [{destination: {host: vs6, subset: v1}}]},
+        let yaml = rule(
+            "vs6",
+            "{match: [{uri: {prefix: /a/b}}], route: [{destination: {host: vs6, subset: v1}}]},
             {match: [{uri: {prefix: /a}}], route: [{destination: {host: vs6, subset: v2}}]},
             {match: [{uri: {prefix: /a/b/c}}], directResponse: {status: 418}},
-            {route: [{destination: {host: vs6, subset: v3}}]}");
+            {route: [{destination: {host: vs6, subset: v3}}]}",
+        );
         mesh.case("vs6", "echo", &yaml).await?;
         for (path, expected) in [("/a/b", "v1"), ("/a/b/c", "v1"), ("/a/c", "v2"), ("/b", "v3")] {
             assert_eq!(version(mesh.client("client").get(&format!("http://vs6{path}"))).await, expected, "{path}");
@@ -163,12 +182,17 @@ fn the_first_route_that_matches_wins() {
 #[test]
 fn names_of_routes_are_in_the_access_log() {
     MESH.run(async |mesh| {
-        let yaml = rule("vs7", "{name: plain, match: [{uri: {prefix: /plain}}], route: [{destination: {host: vs7}}]},
-            {name: cold, match: [{name: tea, uri: {prefix: /tea}}], directResponse: {status: 418}}");
+        let yaml = rule(
+            "vs7",
+            "{name: plain, match: [{uri: {prefix: /plain}}], route: [{destination: {host: vs7}}]},
+            {name: cold, match: [{name: tea, uri: {prefix: /tea}}], directResponse: {status: 418}}",
+        );
         mesh.case("vs7", "echo", &yaml).await?;
         for (path, status, name) in [("/plain", 200, "plain"), ("/tea", 418, "cold.tea")] {
             assert_eq!(mesh.client("client").get(&format!("http://vs7{path}")).status().await, status);
-            let lines = mesh.log(|line| line["authority"] == "vs7" && line["path"] == path && line["route_name"] != "default").await?;
+            let lines = mesh
+                .log(|line| line["authority"] == "vs7" && line["path"] == path && line["route_name"] != "default")
+                .await?;
             assert_eq!(lines[0]["route_name"], name, "{lines:?}");
         }
         Ok(())
@@ -179,25 +203,42 @@ fn names_of_routes_are_in_the_access_log() {
 #[test]
 fn requests_match_by_uri_method_and_authority() {
     MESH.run(async |mesh| {
-        let answer = |matches: &str, status: u16| format!("{{match: [{{{matches}}}], directResponse: {{status: {status}}}}}");
-        let yaml = rule("vm1", &[
-            answer("uri: {exact: /exact}", 221),
-            answer("uri: {prefix: /prefix}", 222),
-            answer("uri: {regex: '/items/[0-9]+'}", 223),
-            answer("uri: {exact: /Loud}, ignoreUriCase: true", 224),
-            answer("uri: {prefix: /shout}, ignoreUriCase: true", 225),
-            answer("uri: {prefix: /method}, method: {exact: POST}", 226),
-            answer("uri: {prefix: /authority}, authority: {prefix: vm1.default}", 227),
-            answer("uri: {prefix: /scheme}, scheme: {exact: http}", 228),
-            "{directResponse: {status: 299}}".to_owned(),
-        ].join(", "));
+        let answer =
+            |matches: &str, status: u16| format!("{{match: [{{{matches}}}], directResponse: {{status: {status}}}}}");
+        let yaml = rule(
+            "vm1",
+            &[
+                answer("uri: {exact: /exact}", 221),
+                answer("uri: {prefix: /prefix}", 222),
+                answer("uri: {regex: '/items/[0-9]+'}", 223),
+                answer("uri: {exact: /Loud}, ignoreUriCase: true", 224),
+                answer("uri: {prefix: /shout}, ignoreUriCase: true", 225),
+                answer("uri: {prefix: /method}, method: {exact: POST}", 226),
+                answer("uri: {prefix: /authority}, authority: {prefix: vm1.default}", 227),
+                answer("uri: {prefix: /scheme}, scheme: {exact: http}", 228),
+                "{directResponse: {status: 299}}".to_owned(),
+            ]
+            .join(", "),
+        );
         mesh.case("vm1", "echo", &yaml).await?;
         let client = mesh.client("client");
         for (path, expected) in [
-            ("/exact", 221), ("/exact?query=1", 221), ("/exact/", 299), ("/Exact", 299),
-            ("/prefix", 222), ("/prefixed/more", 222), ("/Prefix", 299),
-            ("/items/12", 223), ("/items/12/more", 299), ("/more/items/12", 299), ("/items/12?a=b", 223),
-            ("/lOUD", 224), ("/SHOUT/x", 225), ("/method", 299), ("/authority", 299), ("/scheme", 228),
+            ("/exact", 221),
+            ("/exact?query=1", 221),
+            ("/exact/", 299),
+            ("/Exact", 299),
+            ("/prefix", 222),
+            ("/prefixed/more", 222),
+            ("/Prefix", 299),
+            ("/items/12", 223),
+            ("/items/12/more", 299),
+            ("/more/items/12", 299),
+            ("/items/12?a=b", 223),
+            ("/lOUD", 224),
+            ("/SHOUT/x", 225),
+            ("/method", 299),
+            ("/authority", 299),
+            ("/scheme", 228),
         ] {
             assert_eq!(client.get(&format!("http://vm1{path}")).status().await, expected, "{path}");
         }
@@ -211,26 +252,38 @@ fn requests_match_by_uri_method_and_authority() {
 #[test]
 fn requests_match_by_headers() {
     MESH.run(async |mesh| {
-        let answer = |matches: &str, status: u16| format!("{{match: [{{{matches}}}], directResponse: {{status: {status}}}}}");
-        let yaml = rule("vm2", &[
-            answer("headers: {x-exact: {exact: jason}}", 221),
-            answer("headers: {x-prefix: {prefix: ja}}", 222),
-            answer("headers: {x-regex: {regex: 'j.*n'}}", 223),
-            answer("headers: {x-present: {}}", 224),
-            answer("headers: {x-with: {exact: a}}, withoutHeaders: {x-not: {exact: b}}", 225),
-            answer("headers: {x-two: {exact: a}, x-three: {exact: b}}", 226),
-            answer("uri: {prefix: /absent}, withoutHeaders: {x-not: {}}", 227),
-            "{directResponse: {status: 299}}".to_owned(),
-        ].join(", "));
+        let answer =
+            |matches: &str, status: u16| format!("{{match: [{{{matches}}}], directResponse: {{status: {status}}}}}");
+        let yaml = rule(
+            "vm2",
+            &[
+                answer("headers: {x-exact: {exact: jason}}", 221),
+                answer("headers: {x-prefix: {prefix: ja}}", 222),
+                answer("headers: {x-regex: {regex: 'j.*n'}}", 223),
+                answer("headers: {x-present: {}}", 224),
+                answer("headers: {x-with: {exact: a}}, withoutHeaders: {x-not: {exact: b}}", 225),
+                answer("headers: {x-two: {exact: a}, x-three: {exact: b}}", 226),
+                answer("uri: {prefix: /absent}, withoutHeaders: {x-not: {}}", 227),
+                "{directResponse: {status: 299}}".to_owned(),
+            ]
+            .join(", "),
+        );
         mesh.case("vm2", "echo", &yaml).await?;
         for (headers, path, expected) in [
-            (&[("x-exact", "jason")][..], "/", 221), (&[("x-exact", "jasons")], "/", 299),
-            (&[("x-prefix", "jason")], "/", 222), (&[("x-prefix", "mason")], "/", 299),
-            (&[("x-regex", "jason")], "/", 223), (&[("x-regex", "jasons")], "/", 299),
+            (&[("x-exact", "jason")][..], "/", 221),
+            (&[("x-exact", "jasons")], "/", 299),
+            (&[("x-prefix", "jason")], "/", 222),
+            (&[("x-prefix", "mason")], "/", 299),
+            (&[("x-regex", "jason")], "/", 223),
+            (&[("x-regex", "jasons")], "/", 299),
             (&[("X-Present", "")], "/", 224),
-            (&[("x-with", "a")], "/", 225), (&[("x-with", "a"), ("x-not", "b")], "/", 299), (&[("x-with", "a"), ("x-not", "c")], "/", 225),
-            (&[("x-two", "a")], "/", 299), (&[("x-two", "a"), ("x-three", "b")], "/", 226),
-            (&[], "/absent", 227), (&[("x-not", "here")], "/absent", 299),
+            (&[("x-with", "a")], "/", 225),
+            (&[("x-with", "a"), ("x-not", "b")], "/", 299),
+            (&[("x-with", "a"), ("x-not", "c")], "/", 225),
+            (&[("x-two", "a")], "/", 299),
+            (&[("x-two", "a"), ("x-three", "b")], "/", 226),
+            (&[], "/absent", 227),
+            (&[("x-not", "here")], "/absent", 299),
         ] {
             let mut ask = mesh.client("client").get(&format!("http://vm2{path}"));
             for (name, value) in headers {
@@ -246,15 +299,33 @@ fn requests_match_by_headers() {
 #[test]
 fn requests_match_by_query_parameters() {
     MESH.run(async |mesh| {
-        let answer = |matches: &str, status: u16| format!("{{match: [{{queryParams: {{{matches}}}}}], directResponse: {{status: {status}}}}}");
-        let yaml = rule("vm3", &[
-            answer("exact: {exact: 'yes'}", 221), answer("prefix: {prefix: ye}", 222), answer("regex: {regex: 'y.s'}", 223),
-            answer("empty: {exact: ''}", 224), "{directResponse: {status: 299}}".to_owned(),
-        ].join(", "));
+        let answer = |matches: &str, status: u16| {
+            format!("{{match: [{{queryParams: {{{matches}}}}}], directResponse: {{status: {status}}}}}")
+        };
+        let yaml = rule(
+            "vm3",
+            &[
+                answer("exact: {exact: 'yes'}", 221),
+                answer("prefix: {prefix: ye}", 222),
+                answer("regex: {regex: 'y.s'}", 223),
+                answer("empty: {exact: ''}", 224),
+                "{directResponse: {status: 299}}".to_owned(),
+            ]
+            .join(", "),
+        );
         mesh.case("vm3", "echo", &yaml).await?;
         for (query, expected) in [
-            ("exact=yes", 221), ("other=1&exact=yes", 221), ("exact=yesyes", 299), ("prefix=yesyes", 222), ("prefix=no", 299),
-            ("regex=yxs", 223), ("regex=yxxs", 299), ("empty", 224), ("empty=", 224), ("empty=1", 299), ("none=yes", 299),
+            ("exact=yes", 221),
+            ("other=1&exact=yes", 221),
+            ("exact=yesyes", 299),
+            ("prefix=yesyes", 222),
+            ("prefix=no", 299),
+            ("regex=yxs", 223),
+            ("regex=yxxs", 299),
+            ("empty", 224),
+            ("empty=", 224),
+            ("empty=1", 299),
+            ("none=yes", 299),
         ] {
             assert_eq!(mesh.client("client").get(&format!("http://vm3/?{query}")).status().await, expected, "{query}");
         }
@@ -281,11 +352,14 @@ fn requests_match_by_port() {
 fn requests_match_by_who_asks() {
     MESH.run(async |mesh| {
         let yaml = gateway("vm5", "vm5.default.svc.cluster.local")
-            + &virtual_service("vm5", "{hosts: [vm5.default.svc.cluster.local], gateways: [mesh, vm5], http: [
+            + &virtual_service(
+                "vm5",
+                "{hosts: [vm5.default.svc.cluster.local], gateways: [mesh, vm5], http: [
                 {match: [{gateways: [vm5]}], directResponse: {status: 221}},
                 {match: [{sourceLabels: {app: client}}], directResponse: {status: 222}},
                 {match: [{sourceNamespace: elsewhere}], directResponse: {status: 223}},
-                {directResponse: {status: 299}}]}");
+                {directResponse: {status: 299}}]}",
+            );
         mesh.case("vm5", "echo", &yaml).await?;
         let url = "http://vm5.default.svc.cluster.local/";
         assert_eq!(mesh.gateway(80).get(url).status().await, 221);
@@ -323,8 +397,12 @@ fn weights_share_out_requests() {
 #[test]
 fn a_destination_names_its_port() {
     MESH.run(async |mesh| {
-        let yaml = service("default", "va1-front", "nobody") + &two_ports("va1-back")
-            + &virtual_service("va1-front", "{hosts: [va1-front], http: [{route: [{destination: {host: va1-back, port: {number: 81}}}]}]}");
+        let yaml = service("default", "va1-front", "nobody")
+            + &two_ports("va1-back")
+            + &virtual_service(
+                "va1-front",
+                "{hosts: [va1-front], http: [{route: [{destination: {host: va1-back, port: {number: 81}}}]}]}",
+            );
         mesh.apply(&yaml).await?;
         assert_eq!(mesh.client("client").get("http://va1-front/").status().await, 200);
         let lines = mesh.log_of("va1-front").await?;
@@ -337,12 +415,20 @@ fn a_destination_names_its_port() {
 #[test]
 fn redirects_replace_what_they_name() {
     MESH.run(async |mesh| {
-        let redirect = |path: &str, redirect: &str| format!("{{match: [{{uri: {{prefix: {path}}}}}], redirect: {{{redirect}}}}}");
-        let yaml = rule("va2", &[
-            redirect("/uri", "uri: /new"), redirect("/authority", "authority: other.example"),
-            redirect("/code", "uri: /new, redirectCode: 308"), redirect("/scheme", "scheme: https"),
-            redirect("/port", "port: 8443"), redirect("/both", "scheme: https, authority: other.example, uri: /all, redirectCode: 302"),
-        ].join(", "));
+        let redirect =
+            |path: &str, redirect: &str| format!("{{match: [{{uri: {{prefix: {path}}}}}], redirect: {{{redirect}}}}}");
+        let yaml = rule(
+            "va2",
+            &[
+                redirect("/uri", "uri: /new"),
+                redirect("/authority", "authority: other.example"),
+                redirect("/code", "uri: /new, redirectCode: 308"),
+                redirect("/scheme", "scheme: https"),
+                redirect("/port", "port: 8443"),
+                redirect("/both", "scheme: https, authority: other.example, uri: /all, redirectCode: 302"),
+            ]
+            .join(", "),
+        );
         mesh.case("va2", "echo", &yaml).await?;
         for (path, status, location) in [
             ("/uri/x?q=1", 301, "http://va2/new?q=1"),
@@ -382,17 +468,27 @@ fn direct_responses_have_status_body_and_headers() {
 #[test]
 fn rewrites_change_path_and_authority() {
     MESH.run(async |mesh| {
-        let rewrite = |path: &str, rewrite: &str| format!("{{match: [{{uri: {path}}}], rewrite: {{{rewrite}}}, route: [{{destination: {{host: va4}}}}]}}");
-        let yaml = rule("va4", &[
-            rewrite("{prefix: /prefix/}", "uri: /"), rewrite("{exact: /exact}", "uri: /whole"),
-            rewrite("{prefix: /authority}", "authority: other.example"),
-            rewrite("{prefix: /regex}", "uriRegexRewrite: {match: '/regex/([^/]+)/(.*)', rewrite: '/\\2/of/\\1'}"),
-            rewrite("{prefix: /both}", "uri: /new, authority: both.example"),
-        ].join(", "));
+        let rewrite = |path: &str, rewrite: &str| {
+            format!("{{match: [{{uri: {path}}}], rewrite: {{{rewrite}}}, route: [{{destination: {{host: va4}}}}]}}")
+        };
+        let yaml = rule(
+            "va4",
+            &[
+                rewrite("{prefix: /prefix/}", "uri: /"),
+                rewrite("{exact: /exact}", "uri: /whole"),
+                rewrite("{prefix: /authority}", "authority: other.example"),
+                rewrite("{prefix: /regex}", "uriRegexRewrite: {match: '/regex/([^/]+)/(.*)', rewrite: '/\\2/of/\\1'}"),
+                rewrite("{prefix: /both}", "uri: /new, authority: both.example"),
+            ]
+            .join(", "),
+        );
         mesh.case("va4", "echo", &yaml).await?;
         for (path, saw, authority) in [
-            ("/prefix/a/b?q=1", "/a/b?q=1", "va4"), ("/exact?q=1", "/whole?q=1", "va4"), ("/authority/x", "/authority/x", "other.example"),
-            ("/regex/shop/item?q=1", "/item/of/shop?q=1", "va4"), ("/both/x", "/new/x", "both.example"),
+            ("/prefix/a/b?q=1", "/a/b?q=1", "va4"),
+            ("/exact?q=1", "/whole?q=1", "va4"),
+            ("/authority/x", "/authority/x", "other.example"),
+            ("/regex/shop/item?q=1", "/item/of/shop?q=1", "va4"),
+            ("/both/x", "/new/x", "both.example"),
         ] {
             let answer = mesh.client("client").get(&format!("http://va4{path}")).send().await?;
             assert_eq!((answer.field("path").as_str(), answer.field("authority").as_str()), (saw, authority), "{path}");
@@ -495,7 +591,13 @@ fn a_retry_goes_to_another_host() {
         let yaml = rule("vr5", "{retries: {attempts: 2, retryOn: 5xx}, route: [{destination: {host: vr5}}]}");
         mesh.case("vr5", "echo", &yaml).await?;
         for _ in 0..30 {
-            let answer = mesh.client("client").get("http://vr5/").header("x-test-status", "503").header("x-test-only", "v2").send().await?;
+            let answer = mesh
+                .client("client")
+                .get("http://vr5/")
+                .header("x-test-status", "503")
+                .header("x-test-only", "v2")
+                .send()
+                .await?;
             assert_eq!(answer.status, 200);
             assert_ne!(answer.version(), "v2");
         }
@@ -523,10 +625,16 @@ fn short_names_are_of_the_rules_namespace() {
 #[test]
 fn the_most_specific_host_wins() {
     MESH.run(async |mesh| {
-        let answer = |name: &str, host: &str, status: u16| virtual_service(name, &format!("{{hosts: ['{host}'], http: [{{directResponse: {{status: {status}}}}}]}}"));
-        let yaml = answer("g3-wide", "*.g3.example", 221) + &answer("g3-narrow", "*.b.g3.example", 222) + &answer("g3-exact", "a.b.g3.example", 223);
+        let answer = |name: &str, host: &str, status: u16| {
+            virtual_service(name, &format!("{{hosts: ['{host}'], http: [{{directResponse: {{status: {status}}}}}]}}"))
+        };
+        let yaml = answer("g3-wide", "*.g3.example", 221)
+            + &answer("g3-narrow", "*.b.g3.example", 222)
+            + &answer("g3-exact", "a.b.g3.example", 223);
         mesh.apply(&yaml).await?;
-        for (host, expected) in [("x.g3.example", 221), ("x.b.g3.example", 222), ("a.b.g3.example", 223), ("b.g3.example", 221)] {
+        for (host, expected) in
+            [("x.g3.example", 221), ("x.b.g3.example", 222), ("a.b.g3.example", 223), ("b.g3.example", 221)]
+        {
             assert_eq!(mesh.client("client").get(&format!("http://{host}/")).status().await, expected, "{host}");
         }
         Ok(())
@@ -545,7 +653,11 @@ fn every_name_of_a_service_leads_to_it() {
                 assert_eq!(mesh.client("client").get(&url).status().await, 213, "{url}");
             }
         }
-        assert_ne!(mesh.client("stranger").get("http://g13/").status().await, 213, "the short name is the namespace's own");
+        assert_ne!(
+            mesh.client("stranger").get("http://g13/").status().await,
+            213,
+            "the short name is the namespace's own"
+        );
         assert_eq!(mesh.client("stranger").get("http://g13.default/").status().await, 213);
         Ok(())
     });
@@ -555,9 +667,12 @@ fn every_name_of_a_service_leads_to_it() {
 #[test]
 fn a_destination_that_is_not_there_is_503() {
     MESH.run(async |mesh| {
-        let yaml = rule("g18", "{match: [{uri: {prefix: /missing}}], route: [{destination: {host: nobody-g18}}]},
+        let yaml = rule(
+            "g18",
+            "{match: [{uri: {prefix: /missing}}], route: [{destination: {host: nobody-g18}}]},
             {match: [{uri: {prefix: /subset}}], route: [{destination: {host: g18, subset: unheard-of}}]},
-            {route: [{destination: {host: g18}}]}");
+            {route: [{destination: {host: g18}}]}",
+        );
         // Both are findings, and yet in force.
         mesh.try_apply("g18", &format!("{}{yaml}", service("default", "g18", "echo"))).await?;
         for path in ["/missing", "/subset"] {

@@ -24,10 +24,8 @@ static MESH: Shared = Shared::new(|| {
 
 /// An HTTP service outside the mesh, of endpoints that are applications without sidecars.
 fn entry(host: &str, endpoints: &[&App], more: &str) -> String {
-    let endpoints: Vec<String> = endpoints
-        .iter()
-        .map(|app| format!("{{address: 127.0.0.1, ports: {{http: {}}}}}", app.http.port()))
-        .collect();
+    let endpoints: Vec<String> =
+        endpoints.iter().map(|app| format!("{{address: 127.0.0.1, ports: {{http: {}}}}}", app.http.port())).collect();
     let spec = format!(
         "{{hosts: ['{host}'], ports: [{{number: 80, name: http, protocol: HTTP}}], resolution: STATIC, endpoints: [{}]{more}}}",
         endpoints.join(", ")
@@ -71,7 +69,12 @@ fn a_destination_rule_is_for_the_hosts_and_clients_it_names() {
             + &service("default", "dr1-own", "echo")
             + &object("DestinationRule", "default", "dr1-own", &format!("{{host: dr1-own, exportTo: ['.'], {turns}}}"))
             + &service("default", "dr1-some", "echo")
-            + &object("DestinationRule", "default", "dr1-some", &format!("{{host: dr1-some, workloadSelector: {{matchLabels: {{app: client}}}}, {turns}}}"));
+            + &object(
+                "DestinationRule",
+                "default",
+                "dr1-some",
+                &format!("{{host: dr1-some, workloadSelector: {{matchLabels: {{app: client}}}}, {turns}}}"),
+            );
         mesh.apply(&yaml).await?;
         let (client, stranger, other) = (mesh.client("client"), mesh.client("stranger"), mesh.client("echo-v1"));
         for (who, url, expected) in [
@@ -122,12 +125,21 @@ fn destination_rules_for_one_host_are_merged() {
             object("DestinationRule", "default", name, spec).replace("namespace: default", &date)
         };
         let yaml = dated("dr3-a", 10, "{host: dr3, subsets: [{name: one, labels: {version: v1}}]}")
-            + &dated("dr3-b", 20, &format!("{{host: dr3, trafficPolicy: {{{ROUND_ROBIN}}}, subsets: [{{name: two, labels: {{version: v2}}}}]}}"))
+            + &dated(
+                "dr3-b",
+                20,
+                &format!(
+                    "{{host: dr3, trafficPolicy: {{{ROUND_ROBIN}}}, subsets: [{{name: two, labels: {{version: v2}}}}]}}"
+                ),
+            )
             + &dated("dr3-c", 30, "{host: dr3, trafficPolicy: {loadBalancer: {simple: RANDOM}}}")
-            + &virtual_service("dr3", "{hosts: [dr3], http: [
+            + &virtual_service(
+                "dr3",
+                "{hosts: [dr3], http: [
                 {match: [{uri: {prefix: /one}}], route: [{destination: {host: dr3, subset: one}}]},
                 {match: [{uri: {prefix: /two}}], route: [{destination: {host: dr3, subset: two}}]},
-                {route: [{destination: {host: dr3}}]}]}");
+                {route: [{destination: {host: dr3}}]}]}",
+            );
         mesh.case("dr3", "echo", &yaml).await?;
         let client = mesh.client("client");
         assert_eq!(client.count("http://dr3/one", 12).await?["v1"], 12);
@@ -166,7 +178,9 @@ fn policies_of_subsets_override_and_those_of_ports_replace() {
 #[test]
 fn simple_algorithms_share_out_as_they_say() {
     MESH.run(async |mesh| {
-        for (host, algorithm) in [("lb1-turns", "ROUND_ROBIN"), ("lb1-random", "RANDOM"), ("lb1-least", "LEAST_REQUEST")] {
+        for (host, algorithm) in
+            [("lb1-turns", "ROUND_ROBIN"), ("lb1-random", "RANDOM"), ("lb1-least", "LEAST_REQUEST")]
+        {
             mesh.case(host, "echo", &policy(host, &format!("loadBalancer: {{simple: {algorithm}}}"))).await?;
         }
         let client = mesh.client("client");
@@ -177,7 +191,11 @@ fn simple_algorithms_share_out_as_they_say() {
         assert_eq!(client.count("http://lb1-least/", 60).await?.len(), 3);
         // Six requests wait at version 1, so that the others are always less busy.
         let (left, right) = (App::start("busy", "v1").await?, App::start("idle", "v2").await?);
-        mesh.apply(&(entry("lb1.example", &[&left, &right], "") + &policy("lb1.example", "loadBalancer: {simple: LEAST_REQUEST}"))).await?;
+        mesh.apply(
+            &(entry("lb1.example", &[&left, &right], "")
+                + &policy("lb1.example", "loadBalancer: {simple: LEAST_REQUEST}")),
+        )
+        .await?;
         let busy = client.get("http://lb1.example/").header("x-test-delay", "1500").header("x-test-only", "v1");
         let waiting = tokio::spawn(join_all((0..12).map(|_| busy.clone().send())));
         until("requests wait at version 1", async || left.most_at_once() >= 3).await;
@@ -232,7 +250,8 @@ fn a_connection_carries_as_many_requests_as_allowed() {
     MESH.run(async |mesh| {
         for (host, most) in [("cp8-one.example", 1), ("cp8-three.example", 3), ("cp8-any.example", 0)] {
             let app = App::start("counted", "v1").await?;
-            let yaml = entry(host, &[&app], "") + &policy(host, &format!("connectionPool: {{http: {{maxRequestsPerConnection: {most}}}}}"));
+            let yaml = entry(host, &[&app], "")
+                + &policy(host, &format!("connectionPool: {{http: {{maxRequestsPerConnection: {most}}}}}"));
             mesh.apply(&yaml).await?;
             assert_eq!(mesh.client("client").count(&format!("http://{host}/"), 9).await?["v1"], 9);
             let expected = if most == 0 { 1 } else { 9 / most };
@@ -271,22 +290,35 @@ fn http_1_is_upgraded_where_the_rule_says() {
             ("cp11-upgrade.example", "UPGRADE", "HTTP/2.0", "HTTP/2.0"),
             ("cp11-stay.example", "DO_NOT_UPGRADE", "HTTP/1.1", "HTTP/1.1"),
         ] {
-            let yaml = entry(host, &[&app], "") + &policy(host, &format!("connectionPool: {{http: {{h2UpgradePolicy: {policy_text}}}}}"));
+            let yaml = entry(host, &[&app], "")
+                + &policy(host, &format!("connectionPool: {{http: {{h2UpgradePolicy: {policy_text}}}}}"));
             mesh.apply(&yaml).await?;
             let url = format!("http://{host}/");
             assert_eq!(mesh.client("client").get(&url).send().await?.field("protocol"), by_http1, "{host}");
             assert_eq!(mesh.client("client").get(&url).http2().send().await?.field("protocol"), by_http2, "{host}");
         }
-        mesh.apply(&(entry("cp12.example", &[&app], "") + &policy("cp12.example", "connectionPool: {http: {useClientProtocol: true}}"))).await?;
+        mesh.apply(
+            &(entry("cp12.example", &[&app], "")
+                + &policy("cp12.example", "connectionPool: {http: {useClientProtocol: true}}")),
+        )
+        .await?;
         assert_eq!(mesh.client("client").get("http://cp12.example/").send().await?.field("protocol"), "HTTP/1.1");
-        assert_eq!(mesh.client("client").get("http://cp12.example/").http2().send().await?.field("protocol"), "HTTP/2.0");
+        assert_eq!(
+            mesh.client("client").get("http://cp12.example/").http2().send().await?.field("protocol"),
+            "HTTP/2.0"
+        );
         Ok(())
     });
 }
 
 /// Without retries, so that every failure is seen.
 fn no_retries(host: &str) -> String {
-    virtual_service(host, &format!("{{hosts: [{host}], http: [{{retries: {{attempts: 0}}, route: [{{destination: {{host: {host}}}}}]}}]}}"))
+    virtual_service(
+        host,
+        &format!(
+            "{{hosts: [{host}], http: [{{retries: {{attempts: 0}}, route: [{{destination: {{host: {host}}}}}]}}]}}"
+        ),
+    )
 }
 
 /// OD1, OD4, OD5: a host that fails often enough is left out, and comes back.
@@ -477,7 +509,8 @@ fn service_entries_name_services_of_all_kinds() {
 fn service_entries_are_seen_where_they_are_exported() {
     MESH.run(async |mesh| {
         let app = App::start("outside", "v9").await?;
-        let yaml = entry("all.se4.example", &[&app], "") + &entry("own.se4.example", &[&app], ", exportTo: ['.']")
+        let yaml = entry("all.se4.example", &[&app], "")
+            + &entry("own.se4.example", &[&app], ", exportTo: ['.']")
             + &entry("named.se4.example", &[&app], ", exportTo: [elsewhere]");
         mesh.apply(&yaml).await?;
         for (host, at_home, elsewhere) in [("all", true, true), ("own", true, false), ("named", false, true)] {
@@ -598,7 +631,11 @@ fn subsets_that_no_route_names_are_not_used() {
     MESH.run(async |mesh| {
         mesh.case("dr5", "echo", &subsets("dr5", "")).await?;
         assert_eq!(mesh.client("client").count("http://dr5/", 40).await?.len(), 3);
-        mesh.apply_as("dr5", &(service("default", "dr5", "echo") + &rule("dr5", "{route: [{destination: {host: dr5, subset: v2}}]}"))).await?;
+        mesh.apply_as(
+            "dr5",
+            &(service("default", "dr5", "echo") + &rule("dr5", "{route: [{destination: {host: dr5, subset: v2}}]}")),
+        )
+        .await?;
         assert_eq!(mesh.client("client").count("http://dr5/", 40).await?["v2"], 40);
         Ok(())
     });
