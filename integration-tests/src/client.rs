@@ -104,6 +104,17 @@ impl Client {
         Ok(counts)
     }
 
+    /// The first line that a server sends of itself over a new TCP connection.
+    pub async fn greeting(&self) -> Result<String> {
+        let greeting = async {
+            let mut stream = TcpStream::connect(self.address).await?;
+            let mut all = Vec::new();
+            while !all.ends_with(b"\n") && stream.read_buf(&mut all).await? > 0 {}
+            anyhow::Ok(String::from_utf8_lossy(&all).into_owned())
+        };
+        timeout(PATIENCE, greeting).await.context("the server does not speak first")?
+    }
+
     /// Sends bytes over a new TCP connection and returns all that comes back, after the end of what it sends.
     pub async fn exchange(&self, bytes: &[u8]) -> Result<String> {
         let exchange = async {

@@ -339,6 +339,11 @@ impl Mesh {
         serde_json::from_slice(&answer.body).with_context(|| format!("{path}: {}", answer.text()))
     }
 
+    /// What the control plane finds in all configuration.
+    pub async fn findings(&self) -> Result<Value> {
+        self.debug("/debug/findings").await
+    }
+
     fn proxy(&self, workload: &str) -> Result<String> {
         Ok(self.local.state().proxy(workload)?.name.clone())
     }

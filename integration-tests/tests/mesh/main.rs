@@ -3,6 +3,7 @@
 //! A module's tests share a mesh; each has hosts of its own, so that they run beside each other.
 #![allow(clippy::unwrap_used)]
 
+mod gateways;
 mod routing;
 mod rules;
 

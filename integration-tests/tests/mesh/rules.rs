@@ -221,10 +221,14 @@ fn requests_over_the_limits_are_refused() {
             let yaml = entry(host, &[&app], "") + &policy(host, &format!("connectionPool: {limits}"))
                 + &virtual_service(host, &format!("{{hosts: [{host}], http: [{{retries: {{attempts: 0}}, route: [{{destination: {{host: {host}}}}}]}}]}}"));
             mesh.apply(&yaml).await?;
-            let ask = mesh.client("client").get(&format!("http://{host}/")).header("x-test-delay", "700");
-            // Those that run fill the connections, so that the others find only the room to wait.
-            let running: Vec<_> = (0..most).map(|_| tokio::spawn(ask.clone().send())).collect();
-            until("the connections are full", async || app.most_at_once() == most).await;
+            let ask = mesh.client("client").get(&format!("http://{host}/")).header("x-test-delay", "1500");
+            // Those that run fill the connections, one by one, since a request also waits while its connection is made. The
+            // others find only the room to wait.
+            let mut running = Vec::new();
+            for count in 1..=most {
+                running.push(tokio::spawn(ask.clone().send()));
+                until("a connection is in use", async || app.most_at_once() == count).await;
+            }
             let others = join_all((0..10 - most).map(|_| ask.clone().send())).await;
             for answer in join_all(running).await {
                 assert_eq!(answer??.status, 200, "{host}");
@@ -254,7 +258,7 @@ fn a_connection_carries_as_many_requests_as_allowed() {
                 + &policy(host, &format!("connectionPool: {{http: {{maxRequestsPerConnection: {most}}}}}"));
             mesh.apply(&yaml).await?;
             assert_eq!(mesh.client("client").count(&format!("http://{host}/"), 9).await?["v1"], 9);
-            let expected = if most == 0 { 1 } else { 9 / most };
+            let expected = 9_u64.checked_div(most).unwrap_or(1);
             assert_eq!(app.connections(), expected, "{host}");
         }
         Ok(())
@@ -451,6 +455,23 @@ fn retries_keep_to_their_budget() {
         }
         assert_eq!(tries[0], 60, "each request is tried three times");
         assert!((20..45).contains(&tries[1]), "{tries:?}");
+        Ok(())
+    });
+}
+
+/// VR3: `reset` retries what an application outside the mesh breaks off.
+#[test]
+fn broken_connections_are_retried_where_asked() {
+    MESH.run(async |mesh| {
+        for (host, retry, expected) in [("vr3-reset.example", "reset", 200), ("vr3-none.example", "connect-failure", 503)] {
+            let app = App::start("breaking", "v1").await?;
+            let yaml = entry(host, &[&app], "")
+                + &virtual_service(host, &format!("{{hosts: [{host}], http: [{{retries: {{attempts: 2, retryOn: {retry}}}, route: [{{destination: {{host: {host}}}}}]}}]}}"));
+            mesh.apply(&yaml).await?;
+            let ask = mesh.client("client").get(&format!("http://{host}/")).header("x-test-reset", "1");
+            let answer = ask.header("x-test-fail-first", "2").header("x-test-id", host).send().await?;
+            assert_eq!(answer.status, expected, "{host}: {}", answer.text());
+        }
         Ok(())
     });
 }
