@@ -28,6 +28,10 @@ struct Asker {
     families: BTreeSet<String>,
     /// RDS names to ask for; routes have no wildcard.
     routes: Vec<String>,
+    /// gRPC's own client or server.
+    grpc: bool,
+    /// LDS names to ask for; all if there are none.
+    listeners: Vec<String>,
 }
 
 impl Default for Asker {
@@ -44,6 +48,8 @@ impl Default for Asker {
             mesh: crd::MeshConfig::default(),
             families: BTreeSet::new(),
             routes: Vec::new(),
+            grpc: false,
+            listeners: Vec::new(),
         }
     }
 }
@@ -71,7 +77,7 @@ impl Asker {
             locality: self.locality.as_str().into(),
             ferromesh: self.ferromesh,
             proxy_config: serde_json::Value::Null,
-            grpc: false,
+            grpc: self.grpc,
         }
     }
 }
@@ -103,8 +109,13 @@ const FAMILIES: [(&str, ResourceType); 6] = [
 
 /// What a family is made of, as YAML.
 fn family(context: &PushContext, node: &Node, kind: ResourceType, asker: &Asker) -> String {
-    let routes: Vec<_> = asker.routes.iter().map(|name| name.as_str().into()).collect();
-    let names = if kind == ResourceType::Route { Names::Some(&routes) } else { Names::All };
+    let named = |names: &[String]| -> Vec<_> { names.iter().map(|name| name.as_str().into()).collect() };
+    let (routes, listeners) = (named(&asker.routes), named(&asker.listeners));
+    let names = match kind {
+        ResourceType::Route => Names::Some(&routes),
+        ResourceType::Listener if !listeners.is_empty() => Names::Some(&listeners),
+        _ => Names::All,
+    };
     let resources = translate::resources(context, node, kind, names);
     let again = translate::resources(context, node, kind, names);
     assert!(resources == again, "the same resources differ from one push to the next");

@@ -12,6 +12,7 @@ pub mod authz;
 pub mod canonical;
 pub mod cluster;
 pub mod endpoint;
+pub mod grpc;
 pub mod http;
 pub mod listener;
 pub mod locality;
@@ -107,20 +108,31 @@ impl Resource {
 pub fn resources(context: &PushContext, node: &Node, kind: ResourceType, names: Names<'_>) -> Vec<Resource> {
     match kind {
         ResourceType::Cluster => {
-            let clusters = cluster::clusters(context, node, names);
+            let clusters = match node.grpc {
+                false => cluster::clusters(context, node, names),
+                true => grpc::clusters(context, node, names),
+            };
             clusters.iter().map(|one| Resource::new(one.name.as_str().into(), kind, one)).collect()
         }
         ResourceType::Endpoint => {
-            let assignments = endpoint::assignments(context, node, names);
+            let assignments = match node.grpc {
+                false => endpoint::assignments(context, node, names),
+                true => grpc::assignments(context, node, names),
+            };
             assignments.iter().map(|one| Resource::new(one.cluster_name.as_str().into(), kind, one)).collect()
         }
         ResourceType::Listener => {
-            let listeners = listener::listeners(context, node).into_iter();
+            let listeners = match node.grpc {
+                false => listener::listeners(context, node),
+                true => grpc::listeners(context, node, names),
+            };
+            let listeners = listeners.into_iter();
             let wanted = listeners.filter(|one| names.contains(&one.name));
             wanted.map(|one| Resource::new(one.name.as_str().into(), kind, &one)).collect()
         }
         ResourceType::Route => {
             let all;
+            let table = if node.grpc { grpc::table } else { route::table };
             let wanted = match names {
                 Names::Some(wanted) => wanted,
                 Names::All => {
@@ -128,7 +140,7 @@ pub fn resources(context: &PushContext, node: &Node, kind: ResourceType, names: 
                     all.as_slice()
                 }
             };
-            let tables = wanted.iter().filter_map(|name| Some((name, route::table(context, node, name)?)));
+            let tables = wanted.iter().filter_map(|name| Some((name, table(context, node, name)?)));
             tables.map(|(name, table)| Resource::new(name.clone(), kind, &table)).collect()
         }
         ResourceType::Secret => {

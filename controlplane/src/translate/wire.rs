@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use mesh_proto::xds::{core, wkt};
+use mesh_proto::xds::{core, tls, wkt};
 
-use crate::model::Key;
+use crate::model::{Key, Node};
 
 /// A duration.
 pub fn duration(value: Duration) -> wkt::Duration {
@@ -34,6 +34,31 @@ pub fn ads() -> core::ConfigSource {
         initial_fetch_timeout: Some(duration(Duration::ZERO)),
         ..Default::default()
     }
+}
+
+/// A secret by its name. What control planes know (`kubernetes://`) comes with the rest; the workload's own certificate and files come from
+/// the agent beside a stock Envoy, where Istio's bootstrap has the cluster `sds-grpc`. Our proxy is its own agent, whatever the source.
+pub fn secret(node: &Node, name: impl Into<String>) -> tls::SdsSecretConfig {
+    let name = name.into();
+    let source = if node.ferromesh || name.starts_with("kubernetes://") { ads() } else { agent() };
+    tls::SdsSecretConfig { name, sds_config: Some(source) }
+}
+
+fn agent() -> core::ConfigSource {
+    use core::grpc_service::{EnvoyGrpc, TargetSpecifier};
+    let agent = EnvoyGrpc { cluster_name: "sds-grpc".to_owned(), ..Default::default() };
+    let source = core::ApiConfigSource {
+        api_type: core::api_config_source::ApiType::Grpc.into(),
+        transport_api_version: core::ApiVersion::V3.into(),
+        set_node_on_first_message_only: true,
+        grpc_services: vec![core::GrpcService {
+            target_specifier: Some(TargetSpecifier::EnvoyGrpc(agent)),
+            ..Default::default()
+        }],
+        ..Default::default()
+    };
+    let specifier = core::config_source::ConfigSourceSpecifier::ApiConfigSource(source);
+    core::ConfigSource { config_source_specifier: Some(specifier), ..ads() }
 }
 
 /// `filter_metadata.istio.config`: the path of the object that a piece of configuration was made of, in Istio's form.

@@ -7,7 +7,7 @@ use mesh_proxy::xds::state::{Kind, Origin, Resource, State, Update};
 use prost::Message;
 
 /// The golden cases that are made for other clients than this proxy.
-const FOREIGN: &[&str] = &["envoy"];
+const FOREIGN: &[&str] = &["envoy", "grpc"];
 
 #[test]
 fn every_golden_resource_is_taken() {

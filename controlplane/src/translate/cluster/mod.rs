@@ -111,8 +111,8 @@ impl Outbound<'_> {
         }
         policy::connection_pool(&mut cluster, self.traffic, speaks, mesh);
         policy::outlier_detection(&mut cluster, self.traffic.outlier_detection.as_ref());
-        let Self { context, service, port, subset, .. } = self;
-        let towards = tls::Towards { context, service, port, subset, speaks, by_protocol: self.node.ferromesh };
+        let Self { context, node, service, port, subset, .. } = self;
+        let towards = tls::Towards { context, node, service, port, subset, speaks };
         tls::apply(&mut cluster, self.traffic.tls.as_ref(), &towards, kind);
         Some(cluster)
     }

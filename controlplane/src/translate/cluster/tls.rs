@@ -8,7 +8,7 @@ use mesh_proto::xds::{core, matcher, pack, raw_buffer, tls, wkt};
 
 use super::super::wire;
 use super::policy::Speaks;
-use crate::model::{Mode, PushContext, Resolution, Service, ServicePort};
+use crate::model::{Mode, Node, PushContext, Resolution, Service, ServicePort};
 
 const TLS: &str = "envoy.transport_sockets.tls";
 const RAW: &str = "envoy.transport_sockets.raw_buffer";
@@ -18,6 +18,8 @@ const RAW: &str = "envoy.transport_sockets.raw_buffer";
 pub struct Towards<'a> {
     /// What is known.
     pub context: &'a PushContext,
+    /// The proxy.
+    pub node: &'a Node,
     /// The service.
     pub service: &'a Service,
     /// Its port.
@@ -26,8 +28,6 @@ pub struct Towards<'a> {
     pub subset: &'a str,
     /// What is spoken inside.
     pub speaks: Speaks,
-    /// The proxy offers only the protocols of what it carries; a stock Envoy offers the whole list each time.
-    pub by_protocol: bool,
 }
 
 /// Writes the transport sockets of a cluster.
@@ -82,36 +82,33 @@ fn by_endpoint(mesh: core::TransportSocket) -> Vec<TransportSocketMatch> {
     ]
 }
 
-fn socket(context: &tls::UpstreamTlsContext) -> core::TransportSocket {
+/// The TLS socket of a context of either side.
+pub fn socket<M: prost::Name>(context: &M) -> core::TransportSocket {
     core::TransportSocket {
         name: TLS.to_owned(),
         config_type: Some(core::transport_socket::ConfigType::TypedConfig(pack(context))),
     }
 }
 
-/// A secret that comes by name.
-pub fn secret(name: &str) -> tls::SdsSecretConfig {
-    tls::SdsSecretConfig { name: name.to_owned(), sds_config: Some(wire::ads()) }
-}
-
 /// TLS with the workload's own certificate.
 fn mesh_context(settings: Option<&ClientTlsSettings>, towards: &Towards<'_>) -> tls::UpstreamTlsContext {
-    let Towards { context, service, port, subset, speaks, by_protocol } = towards;
+    let Towards { context, node, service, port, subset, speaks } = towards;
     let named = settings.filter(|settings| !settings.subject_alt_names.is_empty());
     let identities = named.map_or_else(|| context.identities(service), |named| named.subject_alt_names.clone());
     let sni = settings.map(|settings| settings.sni.clone()).filter(|sni| !sni.is_empty());
     let alpn: &[&str] = match speaks {
         Speaks::Http2 => &["istio", "h2"],
         Speaks::Http1 => &["istio-http/1.1", "istio", "http/1.1"],
-        // The server tells HTTP from opaque bytes on a port that declares nothing by the first of these that it knows.
-        Speaks::Downstream if *by_protocol => &["istio-h2", "istio-http/1.1", "istio", "h2", "http/1.1"],
+        // The server tells HTTP from opaque bytes on a port that declares nothing by the first of these that it knows. Our proxy offers
+        // only those of what it carries; a stock Envoy offers the whole list each time.
+        Speaks::Downstream if node.ferromesh => &["istio-h2", "istio-http/1.1", "istio", "h2", "http/1.1"],
         Speaks::Downstream => &["istio", "h2", "http/1.1"],
         Speaks::Tcp => &["istio-peer-exchange", "istio"],
     };
     tls::UpstreamTlsContext {
         common_tls_context: Some(tls::CommonTlsContext {
-            tls_certificate_sds_secret_configs: vec![secret(SECRET_DEFAULT)],
-            validation_context_type: Some(combined(SECRET_ROOT, &identities)),
+            tls_certificate_sds_secret_configs: vec![wire::secret(node, SECRET_DEFAULT)],
+            validation_context_type: Some(combined(node, SECRET_ROOT, &identities)),
             alpn_protocols: alpn.iter().map(|one| (*one).to_owned()).collect(),
             ..Default::default()
         }),
@@ -141,8 +138,10 @@ fn own_context(settings: &ClientTlsSettings, towards: &Towards<'_>) -> tls::Upst
     let insecure = settings.insecure_skip_verify == Some(true);
     let validation = match trust {
         _ if insecure => None,
-        Some(trust) => Some(combined(&trust, names)),
-        // No authority given: the system's own.
+        Some(trust) => Some(combined(towards.node, &trust, names)),
+        // No authority given: the system's own. A stock Envoy does not take them as the trust that the check of names wants; the agent has
+        // them as a file, as Istio's.
+        None if !towards.node.ferromesh => Some(combined(towards.node, "file-root:system", names)),
         None => Some(ValidationContextType::ValidationContext(tls::CertificateValidationContext {
             system_root_certs: Some(Default::default()),
             ..alternatives(names)
@@ -157,7 +156,10 @@ fn own_context(settings: &ClientTlsSettings, towards: &Towards<'_>) -> tls::Upst
     let by_host = settings.sni.is_empty() && towards.speaks != Speaks::Tcp;
     tls::UpstreamTlsContext {
         common_tls_context: Some(tls::CommonTlsContext {
-            tls_certificate_sds_secret_configs: certificate.iter().map(|name| secret(name)).collect(),
+            tls_certificate_sds_secret_configs: certificate
+                .into_iter()
+                .map(|name| wire::secret(towards.node, name))
+                .collect(),
             validation_context_type: validation,
             alpn_protocols: alpn.iter().map(|one| (*one).to_owned()).collect(),
             ..Default::default()
@@ -169,11 +171,11 @@ fn own_context(settings: &ClientTlsSettings, towards: &Towards<'_>) -> tls::Upst
     }
 }
 
-fn combined(trust: &str, names: &[String]) -> tls::common_tls_context::ValidationContextType {
+fn combined(node: &Node, trust: &str, names: &[String]) -> tls::common_tls_context::ValidationContextType {
     tls::common_tls_context::ValidationContextType::CombinedValidationContext(
         tls::common_tls_context::CombinedCertificateValidationContext {
             default_validation_context: Some(alternatives(names)),
-            validation_context_sds_secret_config: Some(secret(trust)),
+            validation_context_sds_secret_config: Some(wire::secret(node, trust)),
             ..Default::default()
         },
     )

@@ -84,7 +84,7 @@ fn https(context: &PushContext, node: &Node, server: &Server, stat_prefix: Strin
 fn server_tls(node: &Node, server: &Server, http: bool) -> Option<DownstreamTlsContext> {
     let settings = server.spec().tls.as_ref().filter(|_| server.is_tls())?;
     let pinned = !settings.verify_certificate_spki.is_empty() || !settings.verify_certificate_hash.is_empty();
-    if pinned && node.ferromesh { None } else { tls::context(settings, http) }
+    if pinned && node.ferromesh { None } else { tls::context(node, settings, http) }
 }
 
 /// Opaque TCP, with TLS ended first where the server says so: the first TCP route of a VirtualService takes it.

@@ -14,7 +14,7 @@ use mesh_proto::xds::{
 use super::chain::{PLAINTEXT_HTTP, RAW_BUFFER};
 use super::tls as sockets;
 use crate::model::{Direction, Interception, Mode, Node, NodeKind, Protocol, PushContext, Service};
-use crate::translate::cluster::{self, InboundPort, tls as sds};
+use crate::translate::cluster::{self, InboundPort};
 use crate::translate::http::{self, Http, Place, Routes};
 use crate::translate::{authz, telemetry, wire};
 
@@ -196,7 +196,7 @@ impl Inbound<'_> {
         if let Some(settings) = own_tls.filter(|_| serve.mode == Mode::Disable) {
             let http = serve.protocol.is_http() || matches!(serve.protocol, Protocol::Https | Protocol::Unknown);
             let mut chain = self.chain(serve, &way(TLS, &[], false, http));
-            chain.transport_socket = sockets::context(settings, http).as_ref().map(sockets::socket);
+            chain.transport_socket = sockets::context(self.node, settings, http).as_ref().map(sockets::socket);
             return vec![chain];
         }
         ways(serve.protocol, serve.mode).iter().map(|way| self.chain(serve, way)).collect()
@@ -283,14 +283,14 @@ impl Inbound<'_> {
                 match_typed_subject_alt_names: names.collect(),
                 ..Default::default()
             }),
-            validation_context_sds_secret_config: Some(sds::secret(SECRET_ROOT)),
+            validation_context_sds_secret_config: Some(wire::secret(self.node, SECRET_ROOT)),
             ..Default::default()
         };
         let alpn: &[&str] = if http { &["h2", "http/1.1"] } else { &["istio-peer-exchange", "h2", "http/1.1"] };
         tls::DownstreamTlsContext {
             common_tls_context: Some(tls::CommonTlsContext {
                 tls_params: Some(versions()),
-                tls_certificate_sds_secret_configs: vec![sds::secret(SECRET_DEFAULT)],
+                tls_certificate_sds_secret_configs: vec![wire::secret(self.node, SECRET_DEFAULT)],
                 validation_context_type: Some(
                     tls::common_tls_context::ValidationContextType::CombinedValidationContext(combined),
                 ),

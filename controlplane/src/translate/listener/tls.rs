@@ -4,6 +4,7 @@ use mesh_proto::crd::gateway::{ServerTlsMode, ServerTlsSettings, TlsProtocol};
 use mesh_proto::names::{SECRET_DEFAULT, SECRET_ROOT};
 use mesh_proto::xds::{core, matcher, pack, tls};
 
+use crate::model::Node;
 use crate::translate::wire;
 
 /// Name of the transport socket.
@@ -22,7 +23,7 @@ pub fn socket(context: &tls::DownstreamTlsContext) -> core::TransportSocket {
 }
 
 /// The context of a server that ends TLS; `None` for one that passes it through.
-pub fn context(settings: &ServerTlsSettings, http: bool) -> Option<tls::DownstreamTlsContext> {
+pub fn context(node: &Node, settings: &ServerTlsSettings, http: bool) -> Option<tls::DownstreamTlsContext> {
     let (require, verify) = match settings.mode {
         ServerTlsMode::Passthrough | ServerTlsMode::AutoPassthrough => return None,
         ServerTlsMode::Simple => (false, false),
@@ -33,11 +34,14 @@ pub fn context(settings: &ServerTlsSettings, http: bool) -> Option<tls::Downstre
     let mut common = tls::CommonTlsContext {
         tls_params: Some(parameters(settings)),
         alpn_protocols: if http { HTTP_ALPN.iter().map(|name| (*name).to_owned()).collect() } else { Vec::new() },
-        tls_certificate_sds_secret_configs: certificates(settings).into_iter().map(secret).collect(),
+        tls_certificate_sds_secret_configs: certificates(settings)
+            .into_iter()
+            .map(|name| wire::secret(node, name))
+            .collect(),
         ..Default::default()
     };
     if verify {
-        common.validation_context_type = Some(validation(settings));
+        common.validation_context_type = Some(validation(node, settings));
     }
     Some(tls::DownstreamTlsContext {
         common_tls_context: Some(common),
@@ -64,7 +68,7 @@ fn certificates(settings: &ServerTlsSettings) -> Vec<String> {
     vec![file_certificate(&settings.server_certificate, &settings.private_key)]
 }
 
-fn validation(settings: &ServerTlsSettings) -> tls::common_tls_context::ValidationContextType {
+fn validation(node: &Node, settings: &ServerTlsSettings) -> tls::common_tls_context::ValidationContextType {
     use tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType as Type};
     let name = if settings.mode == ServerTlsMode::IstioMutual {
         SECRET_ROOT.to_owned()
@@ -82,11 +86,11 @@ fn validation(settings: &ServerTlsSettings) -> tls::common_tls_context::Validati
     };
     let conditions = conditions(settings);
     if conditions == tls::CertificateValidationContext::default() {
-        return Type::ValidationContextSdsSecretConfig(secret(name));
+        return Type::ValidationContextSdsSecretConfig(wire::secret(node, name));
     }
     Type::CombinedValidationContext(CombinedCertificateValidationContext {
         default_validation_context: Some(conditions),
-        validation_context_sds_secret_config: Some(secret(name)),
+        validation_context_sds_secret_config: Some(wire::secret(node, name)),
         ..Default::default()
     })
 }
@@ -128,10 +132,6 @@ fn parameters(settings: &ServerTlsSettings) -> tls::TlsParameters {
         cipher_suites: settings.cipher_suites.clone(),
         ..Default::default()
     }
-}
-
-fn secret(name: String) -> tls::SdsSecretConfig {
-    tls::SdsSecretConfig { name, sds_config: Some(wire::ads()) }
 }
 
 /// `kubernetes://NAME`, unless the name has a scheme of its own.
