@@ -1,7 +1,8 @@
 //! A whole mesh in one process for tests: control plane, CA, gateway, a sidecar beside each application, all over real sockets.
 //!
 //! [`mesh`] builds and configures it, [`app`] holds the applications that tell what they saw, [`client`] the users that ask
-//! them, [`load`] users who never stop, [`certs`] authorities outside the mesh, [`eventually`] waits.
+//! them, [`load`] users who never stop, [`certs`] authorities outside the mesh, [`eventually`] waits,
+//! [`programs`] finds what others wrote.
 
 pub mod app;
 pub mod certs;
@@ -9,6 +10,7 @@ pub mod client;
 pub mod eventually;
 pub mod load;
 pub mod mesh;
+pub mod programs;
 
 pub use app::App;
 pub use client::{Answer, Client};

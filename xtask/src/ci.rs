@@ -30,7 +30,11 @@ const TIERS: &[Tier] = &[
     Tier { name: "tidy", needs: &[], run: tidy::run },
     Tier { name: "one-crypto-provider", needs: &[], run: one_crypto_provider },
     Tier { name: "clippy", needs: &[], run: clippy },
-    Tier { name: "test", needs: &[tools::H2SPEC, tools::CURL, tools::ENVOY], run: test },
+    Tier {
+        name: "test",
+        needs: &[tools::H2SPEC, tools::CURL, tools::ENVOY, tools::GRPC, tools::IP, tools::UNSHARE],
+        run: test,
+    },
     Tier { name: "netns", needs: &[tools::IP, tools::NFT, tools::IPTABLES, tools::SETPRIV, tools::CURL], run: netns },
     Tier { name: "codegen", needs: &[], run: || crate::codegen::check() },
     Tier { name: "doc", needs: &[], run: doc },
@@ -88,8 +92,9 @@ fn close(outcomes: &[(&str, Outcome)]) -> Result<()> {
 }
 
 fn test() -> Result<()> {
-    let envoy = tools::ENVOY.path()?;
-    process::run_with("cargo", &["test", "--workspace"], &[("FERROMESH_ENVOY", &envoy.to_string_lossy())])
+    let (envoy, grpc) = (tools::ENVOY.path()?, tools::GRPC.path()?);
+    let programs = [("FERROMESH_ENVOY", &*envoy.to_string_lossy()), ("FERROMESH_GRPC", &*grpc.to_string_lossy())];
+    process::run_with("cargo", &["test", "--workspace"], &programs)
 }
 
 fn clippy() -> Result<()> {

@@ -1,6 +1,6 @@
 //! The two proxies: Envoy as a program, ours in this process.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -53,7 +53,7 @@ impl Proxy {
         let config = folder.join("bootstrap.yaml");
         std::fs::write(&config, bootstrap).expect("the bootstrap is written");
         let errors = folder.join("stderr");
-        let child = Command::new(envoy())
+        let child = Command::new(integration_tests::programs::envoy())
             .args(["--concurrency", "1", "--disable-hot-restart", "-l", "warning", "--file-flush-interval-msec", "2"])
             .arg("-c")
             .arg(&config)
@@ -86,20 +86,5 @@ fn is_listening(port: u16) -> bool {
     table.lines().any(|line| {
         let mut fields = line.split_whitespace().skip(1);
         fields.next() == Some(address.as_str()) && fields.nth(1) == Some("0A")
-    })
-}
-
-/// Envoy's program.
-fn envoy() -> PathBuf {
-    if let Some(path) = std::env::var_os("FERROMESH_ENVOY") {
-        return path.into();
-    }
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
-    let library = cache.unwrap_or_default().join("ferromesh/envoy-1.40.0/lib");
-    let versions = std::fs::read_dir(&library).into_iter().flatten().flatten();
-    let mut found = versions.map(|python| python.path().join("site-packages/envoy/_bin/envoy"));
-    found.find(|path| path.is_file()).unwrap_or_else(|| {
-        panic!("no Envoy at $FERROMESH_ENVOY or below {}; `cargo xtask ci --only test` installs it", library.display())
     })
 }

