@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
+use super::chain::Seen;
 use super::{ChainProtocol, ConnInfo, FilterChain, Listener, ListenerStats, socket};
 use crate::Name;
 use crate::detect::{self, prefixed::Prefixed};
@@ -146,13 +147,14 @@ async fn connection(worker: Rc<Worker>, name: Name, mut stream: TcpStream, peer:
             Downstream::Tls(Box::new(stream))
         }
     };
-    let place = Place { conn: Rc::new(conn), current: RefCell::new((worker.version(), listener, chain.clone())) };
+    let current = RefCell::new((worker.version(), listener, chain.clone()));
+    let place = Place { conn: Rc::new(conn), seen, current };
     match &chain.protocol {
         ChainProtocol::Http(http) => {
             if let Some(detail) = refused(&chain.rbac, &place.conn) {
                 return Err(io::Error::new(io::ErrorKind::PermissionDenied, detail));
             }
-            let codec = serve::codec_of(http, &place.conn, &seen);
+            let codec = serve::codec_of(http, &place.conn, &place.seen);
             Box::pin(serve::serve(worker, place, codec, stream)).await
         }
         ChainProtocol::Tcp(tcp) => Box::pin(tcp::serve(worker, tcp.clone(), &chain.rbac, place.conn, stream)).await,
@@ -214,11 +216,14 @@ pub fn refused(rbac: &[Arc<Rbac>], conn: &ConnInfo) -> Option<String> {
 pub struct Place {
     /// The connection.
     pub conn: Rc<ConnInfo>,
+    seen: Seen,
     current: RefCell<(u64, Arc<Listener>, Arc<FilterChain>)>,
 }
 
 impl Place {
-    /// The chain in its newest version; the last one if it is gone.
+    /// The chain that a connection like this would be given now; the last one if there is none any more.
+    ///
+    /// Names do not tell: chains without one are named by their position, which others move.
     pub fn chain(&self, worker: &Worker) -> Arc<FilterChain> {
         let mut current = self.current.borrow_mut();
         let version = worker.version();
@@ -228,7 +233,9 @@ impl Place {
             if let Some(listener) = newest
                 && !Arc::ptr_eq(&listener, &current.1)
             {
-                if let Some(chain) = listener.chain_named(&current.2.name) {
+                if let Some(chain) = listener.chain_for(&self.conn, &self.seen)
+                    && std::mem::discriminant(&chain.protocol) == std::mem::discriminant(&current.2.protocol)
+                {
                     current.2 = chain.clone();
                 }
                 current.1 = listener;

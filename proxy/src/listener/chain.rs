@@ -61,11 +61,6 @@ impl Listener {
     pub fn all_chains(&self) -> impl Iterator<Item = &Arc<FilterChain>> {
         self.chains.iter().chain(&self.default_chain)
     }
-
-    /// The chain of this name, in a newer version of the listener.
-    pub fn chain_named(&self, name: &str) -> Option<&Arc<FilterChain>> {
-        self.all_chains().find(|chain| *chain.name == *name)
-    }
 }
 
 /// Keeps the candidates with the best score; `None` is no match.
