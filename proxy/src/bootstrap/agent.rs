@@ -77,6 +77,8 @@ pub struct Agent {
     pub servers: Servers,
     /// How long connections may take to finish.
     pub drain: Duration,
+    /// Life of the certificate that is asked for; the authority may give less.
+    pub secret_ttl: Duration,
 }
 
 impl Default for Agent {
@@ -108,6 +110,7 @@ impl Default for Agent {
                 merged: Some(any(port::AGENT)),
             },
             drain: DRAIN,
+            secret_ttl: identity::Settings::default().ttl,
         }
     }
 }
@@ -171,6 +174,10 @@ impl Agent {
         }
         if let Some(config) = get("PROXY_CONFIG") {
             agent.take_proxy_config(config)?;
+        }
+        if let Some(life) = get("SECRET_TTL") {
+            let life = life.parse::<mesh_proto::crd::Duration>();
+            agent.secret_ttl = life.map_err(|error| wrong("SECRET_TTL", &error))?.0;
         }
         if let Some(seconds) = get("TERMINATION_DRAIN_DURATION_SECONDS") {
             let seconds = seconds.parse().map_err(|error| wrong("TERMINATION_DRAIN_DURATION_SECONDS", &error))?;
@@ -237,6 +244,7 @@ impl Agent {
                 trust_domain: self.trust_domain.clone(),
                 namespace: self.namespace.clone(),
                 service_account: self.service_account.clone(),
+                ttl: self.secret_ttl,
                 cluster_id: self.metadata.get("CLUSTER_ID").and_then(|id| id.as_str()).map(str::to_owned),
                 ..identity::Settings::default()
             }
@@ -416,6 +424,7 @@ mod tests {
             ("ISTIO_METAJSON_LABELS", "{"),
             ("PROXY_CONFIG", "{"),
             ("TERMINATION_DRAIN_DURATION_SECONDS", "soon"),
+            ("SECRET_TTL", "soon"),
         ] {
             let error = agent(&[(name, value)]).unwrap_err().to_string();
             assert!(error.starts_with(name), "{error}");

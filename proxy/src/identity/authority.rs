@@ -151,7 +151,7 @@ fn tls(settings: &Settings, secrets: &SecretStore, certificate: bool) -> Result<
     let name = settings.server_name.as_deref().unwrap_or(CONTROL_PLANE_HOST);
     Ok(ClientTls {
         certificate: certificate.then(|| secrets.certificate(SECRET_DEFAULT)),
-        trust: Some(Cell::fixed("root of the authority", settings.ca_root.trust()?)),
+        trust: Some(Cell::fixed("root of the authority", settings.ca_root.and_mesh(secrets)?)),
         sans: Vec::new(),
         sni: Some(name.to_owned()),
         auto_sni: false,

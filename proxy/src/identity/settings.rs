@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesh_proto::names::SECRET_ROOT;
 use mesh_proto::spiffe::Identity;
 
 use super::IdentityError;
 use super::request::certificates;
 use crate::telemetry::stats::Metrics;
-use crate::tls::{Trust, certificate};
+use crate::tls::{SecretStore, Trust, certificate};
 
 /// Who signs for whom, and how.
 #[derive(Debug, Clone)]
@@ -118,6 +119,15 @@ impl Root {
     pub(crate) fn trust(&self) -> Result<Trust, IdentityError> {
         let text = self.read()?;
         Trust::from_pem(&text).map_err(|error| IdentityError::Settings(format!("root of the authority: {error}")))
+    }
+
+    /// These roots and those that the mesh trusts now, by which the control plane's own certificate may be signed when its authority
+    /// was replaced since we were started.
+    pub(crate) fn and_mesh(&self, secrets: &SecretStore) -> Result<Trust, IdentityError> {
+        match secrets.trust(SECRET_ROOT).load() {
+            Some(mesh) => self.with(std::slice::from_ref(&mesh.pem)),
+            None => self.trust(),
+        }
     }
 
     /// These roots and `others` (PEM), each once.

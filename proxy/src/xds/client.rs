@@ -291,7 +291,10 @@ impl Client {
         };
         let root = match &trust.root {
             Root::None => self.secrets.trust(SECRET_ROOT),
-            root => Cell::fixed("root of the control plane", root.trust().map_err(|error| failed(error.to_string()))?),
+            root => {
+                let trust = root.and_mesh(&self.secrets).map_err(|error| failed(error.to_string()))?;
+                Cell::fixed("root of the control plane", trust)
+            }
         };
         let name = trust.server_name.as_deref().unwrap_or(CONTROL_PLANE_HOST);
         let token = if certificate.is_some() { None } else { read(token)? };
