@@ -206,8 +206,11 @@ pub async fn handle(
     active: Active,
 ) -> Response<ResponseBody> {
     let filter_chain = place.chain(&worker);
+    if place.is_gone() {
+        activity.close();
+    }
     let ChainProtocol::Http(chain) = &filter_chain.protocol else {
-        // The chain became one of TCP under this connection: nothing here can serve it.
+        // A chain of HTTP is never followed by one of another protocol.
         return Response::new(ResponseBody::full(Bytes::new(), None));
     };
     let chain = chain.clone();
@@ -253,6 +256,7 @@ async fn finish_response(
     activity: Rc<Activity>,
 ) -> Response<ResponseBody> {
     let draining = worker.clone();
+    let stands = place.clone();
     let mut response = respond(request, worker, place, chain.clone(), finish).await;
     let headers = response.headers_mut();
     match &chain.server_header {
@@ -269,7 +273,7 @@ async fn finish_response(
     }
     let full = chain.max_requests_per_connection.is_some_and(|limit| activity.requests.get() >= limit);
     if version < Version::HTTP_2
-        && (full || draining.drain.phase() >= Phase::Draining)
+        && (full || stands.is_gone() || draining.drain.phase() >= Phase::Draining)
         && !is_upgrade(response.status())
     {
         response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::body::ResponseBody;
@@ -50,8 +51,8 @@ pub struct Activity {
     last: Cell<Instant>,
     /// Requests so far.
     pub requests: Cell<u32>,
-    /// Told to close when the request under way is done.
-    pub closing: Cell<bool>,
+    /// The connection is to end when the requests under way are done.
+    closing: Notify,
 }
 
 /// A request under way on a connection.
@@ -59,6 +60,11 @@ pub struct Activity {
 pub struct Active(Rc<Activity>);
 
 impl Activity {
+    /// Ends the connection when the requests under way are done.
+    pub fn close(&self) {
+        self.closing.notify_one();
+    }
+
     fn begin(self: &Rc<Self>) -> Active {
         self.active.set(self.active.get() + 1);
         self.requests.set(self.requests.get().saturating_add(1));
@@ -78,7 +84,7 @@ pub async fn serve(worker: Rc<Worker>, place: Place, codec: Codec, stream: Downs
     let chain = place.chain(&worker);
     let ChainProtocol::Http(http) = &chain.protocol else { return Ok(()) };
     let activity =
-        Rc::new(Activity { active: 0.into(), last: Instant::now().into(), requests: 0.into(), closing: false.into() });
+        Rc::new(Activity { active: 0.into(), last: Instant::now().into(), requests: 0.into(), closing: Notify::new() });
     let builder = auto(http);
     let place = Rc::new(place);
     let service = {
@@ -146,6 +152,10 @@ impl Life<'_> {
             tokio::select! {
                 done = connection.as_mut() => return done.map_err(io::Error::other),
                 () = drain.reached(Phase::Draining), if !ending => {
+                    ending = true;
+                    finish(connection.as_mut());
+                }
+                () = self.activity.closing.notified(), if !ending => {
                     ending = true;
                     finish(connection.as_mut());
                 }

@@ -1,6 +1,6 @@
 //! The accept loop of one socket on one worker, and a connection's way to its protocol.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -148,7 +148,7 @@ async fn connection(worker: Rc<Worker>, name: Name, mut stream: TcpStream, peer:
         }
     };
     let current = RefCell::new((worker.version(), listener, chain.clone()));
-    let place = Place { conn: Rc::new(conn), seen, current };
+    let place = Place { conn: Rc::new(conn), seen, current, gone: false.into() };
     match &chain.protocol {
         ChainProtocol::Http(http) => {
             if let Some(detail) = refused(&chain.rbac, &place.conn) {
@@ -218,6 +218,7 @@ pub struct Place {
     pub conn: Rc<ConnInfo>,
     seen: Seen,
     current: RefCell<(u64, Arc<Listener>, Arc<FilterChain>)>,
+    gone: Cell<bool>,
 }
 
 impl Place {
@@ -230,19 +231,33 @@ impl Place {
         if current.0 != version {
             current.0 = version;
             let newest = worker.snapshot().listeners.get(&self.conn.listener).cloned();
-            if let Some(listener) = newest
-                && !Arc::ptr_eq(&listener, &current.1)
-            {
-                if let Some(chain) = listener.chain_for(&self.conn, &self.seen)
-                    && std::mem::discriminant(&chain.protocol) == std::mem::discriminant(&current.2.protocol)
-                {
-                    current.2 = chain.clone();
+            let Some(listener) = newest else {
+                self.gone.set(true);
+                return current.2.clone();
+            };
+            if !Arc::ptr_eq(&listener, &current.1) {
+                let found = listener.chain_for(&self.conn, &self.seen).filter(|chain| takes_over(chain, &current.2));
+                self.gone.set(found.is_none());
+                if let Some(chain) = found.cloned() {
+                    current.2 = chain;
                 }
                 current.1 = listener;
             }
         }
         current.2.clone()
     }
+
+    /// True if the configuration has no such chain any more: the connection is to end when what is under way is done, so that what came
+    /// in its place, such as mTLS or a policy, holds for its client too.
+    pub fn is_gone(&self) -> bool {
+        self.gone.get()
+    }
+}
+
+/// True if a chain can go on with the connections of another.
+fn takes_over(new: &FilterChain, old: &FilterChain) -> bool {
+    let protocol = std::mem::discriminant(&new.protocol) == std::mem::discriminant(&old.protocol);
+    protocol && new.tls.is_some() == old.tls.is_some()
 }
 
 mod stream {
