@@ -72,6 +72,7 @@ async fn local_mesh_runs_around_own_processes() {
         directory: directory.path().to_owned(),
         plan,
         control_plane_ports: None,
+        certificate_life: None,
     };
     let mesh = Mesh::start(options).await.unwrap();
     assert_eq!(mesh.error_findings(), Vec::<String>::new());

@@ -88,6 +88,7 @@ async fn serve(paths: Vec<PathBuf>, port_base: Option<u16>, directory: &Path) ->
         directory: directory.to_owned(),
         plan,
         control_plane_ports: port_base.map(|base| [base, base + 2, base + 4]),
+        certificate_life: None,
     };
     let mesh = Mesh::start(options).await?;
     mesh.state().write(directory)?;

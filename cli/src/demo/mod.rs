@@ -102,6 +102,7 @@ impl Demo {
             directory: directory.to_owned(),
             plan: Plan { ingress: Some(ingress), workloads },
             control_plane_ports: None,
+            certificate_life: None,
         };
         let mesh = Mesh::start(options).await?;
         Ok(Self { mesh, edges, config, access_log, _servers: servers })

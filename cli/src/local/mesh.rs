@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures_util::future::try_join_all;
-use mesh_controlplane::app::{ControlPlane, Settings};
+use mesh_controlplane::app::{CaSettings, ControlPlane, Settings};
 use mesh_controlplane::model::Spec;
 use mesh_controlplane::source::FileSource;
 use mesh_controlplane::validate::{MESH_CONFIG_KEY, MESH_CONFIG_NAME, Severity, mesh_config};
@@ -44,12 +44,16 @@ pub struct MeshOptions {
     pub plan: Plan,
     /// Ports of the control plane: plaintext xDS, TLS xDS, monitoring. The system chooses when absent.
     pub control_plane_ports: Option<[u16; 3]>,
+    /// Life of workloads' certificates; Istio's 24 hours when absent.
+    pub certificate_life: Option<Duration>,
 }
 
 /// A running mesh.
 #[derive(Debug)]
 pub struct Mesh {
-    control_plane: ControlPlane,
+    /// Absent while it is stopped.
+    control_plane: Option<ControlPlane>,
+    settings: Settings,
     proxies: Vec<Proxy>,
     state: State,
     // Holds the ports until the end.
@@ -58,13 +62,15 @@ pub struct Mesh {
 
 /// Folder of the objects that describe workloads, below the mesh's directory.
 const WORKLOADS: &str = "workloads";
+/// Folder of the authority's key and the key of tokens, so that a control plane that starts anew is the same.
+const AUTHORITY: &str = "ca";
 /// Folder of what `meshctl local apply` puts in force.
 const APPLIED: &str = "applied";
 
 impl Mesh {
     /// Starts everything and waits until every proxy is ready.
     pub async fn start(options: MeshOptions) -> Result<Self> {
-        let MeshOptions { mut config_dirs, directory, plan, control_plane_ports } = options;
+        let MeshOptions { mut config_dirs, directory, plan, control_plane_ports, certificate_life } = options;
         let (workloads, applied_dir) = write_manifests(&directory, &plan)?;
         config_dirs.extend([workloads, applied_dir.clone()]);
         let trust_domain = trust_domain(&config_dirs)?;
@@ -75,12 +81,21 @@ impl Mesh {
             grpc_addr: port(0),
             secure_grpc_addr: port(1),
             monitoring_addr: port(2),
+            ca: CaSettings::SelfSigned { dir: Some(directory.join(AUTHORITY)) },
             ..Settings::default()
         };
-        let control_plane = ControlPlane::start(settings).await.context("cannot start the control plane")?;
+        let control_plane = ControlPlane::start(settings.clone()).await.context("cannot start the control plane")?;
+        let settings = Settings {
+            grpc_addr: Some(control_plane.grpc_addr()),
+            secure_grpc_addr: Some(control_plane.secure_grpc_addr()),
+            monitoring_addr: Some(control_plane.monitoring_addr()),
+            ..settings
+        };
         let gateway = plan.ingress.iter().map(|ingress| gateway_agent(&control_plane, ingress));
         let sidecars = plan.workloads.iter().map(|workload| sidecar_agent(&control_plane, workload));
-        let agents = gateway.chain(sidecars).map(|agent| Agent { trust_domain: trust_domain.clone(), ..agent });
+        let life = certificate_life.unwrap_or(Agent::default().secret_ttl);
+        let agents = gateway.chain(sidecars);
+        let agents = agents.map(|agent| Agent { trust_domain: trust_domain.clone(), secret_ttl: life, ..agent });
         let started = agents.map(start_proxy);
         let proxies = try_join_all(started).await?;
         let state = State {
@@ -92,16 +107,44 @@ impl Mesh {
             monitoring: control_plane.monitoring_addr(),
             proxies: proxy_states(&plan, &trust_domain, &proxies)?,
         };
-        Ok(Self { control_plane, proxies, state, plan })
+        Ok(Self { control_plane: Some(control_plane), settings, proxies, state, plan })
     }
 
     /// Stops everything: the gateway first, so that nothing new comes in, then sidecars, then the control plane.
-    pub async fn stop(self) {
-        for proxy in self.proxies {
+    pub async fn stop(mut self) {
+        for proxy in std::mem::take(&mut self.proxies) {
             proxy.drain(DRAIN).await;
             proxy.stop().await;
         }
-        self.control_plane.shutdown().await;
+        self.stop_control_plane().await;
+    }
+
+    /// Stops the control plane alone; proxies go on with what they have.
+    pub async fn stop_control_plane(&mut self) {
+        if let Some(control_plane) = self.control_plane.take() {
+            control_plane.shutdown().await;
+        }
+    }
+
+    /// Starts it anew at the same addresses, with the same authority.
+    pub async fn start_control_plane(&mut self) -> Result<()> {
+        self.stop_control_plane().await;
+        let control_plane =
+            ControlPlane::start(self.settings.clone()).await.context("cannot start the control plane")?;
+        self.control_plane = Some(control_plane);
+        Ok(())
+    }
+
+    /// The control plane; `None` while it is stopped.
+    pub fn control_plane(&self) -> Option<&ControlPlane> {
+        self.control_plane.as_ref()
+    }
+
+    /// A workload's sidecar, or the gateway.
+    pub fn proxy(&self, workload: &str) -> Option<&Proxy> {
+        let name = &self.state.proxy(workload).ok()?.name;
+        let index = self.state.proxies.iter().position(|proxy| proxy.name == *name)?;
+        self.proxies.get(index)
     }
 
     /// What other commands are told.
@@ -111,8 +154,8 @@ impl Mesh {
 
     /// Findings that are errors, in words.
     pub fn error_findings(&self) -> Vec<String> {
-        let findings = self.control_plane.findings();
-        findings.iter().filter(|finding| finding.severity == Severity::Error).map(ToString::to_string).collect()
+        let findings = self.control_plane.iter().flat_map(ControlPlane::findings);
+        findings.filter(|finding| finding.severity == Severity::Error).map(|finding| finding.to_string()).collect()
     }
 
     /// Admin addresses of all proxies.
