@@ -31,6 +31,7 @@ pub struct Builder {
     gateway: Vec<u16>,
     yaml: String,
     settings: String,
+    certificate_life: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -46,8 +47,8 @@ struct Member {
 /// A running mesh.
 #[derive(Debug)]
 pub struct Mesh {
-    local: meshctl::local::mesh::Mesh,
-    directory: PathBuf,
+    pub(crate) local: meshctl::local::mesh::Mesh,
+    pub(crate) directory: PathBuf,
     outbound: BTreeMap<String, u16>,
     apps: BTreeMap<String, App>,
     files: AtomicU64,
@@ -116,6 +117,13 @@ impl Builder {
         self
     }
 
+    /// How long certificates of workloads hold; they are renewed at half of it.
+    #[must_use]
+    pub fn certificate_life(mut self, life: Duration) -> Self {
+        self.certificate_life = Some(life);
+        self
+    }
+
     /// Starts everything, and returns when every proxy is configured.
     pub async fn start(self) -> Result<Mesh> {
         let temporary = tempfile::Builder::new().prefix("ferromesh-test-").tempdir()?;
@@ -148,8 +156,9 @@ impl Builder {
         }
         let settings = format!(
             "\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata:\n  mesh: |\n    \
-             accessLogFile: {}\n    accessLogEncoding: JSON\n{}",
+             accessLogFile: {}\n{}{}",
             directory.join("access.log").display(),
+            if self.settings.contains("accessLogEncoding") { "" } else { "    accessLogEncoding: JSON\n" },
             self.settings
         );
         std::fs::write(directory.join("config/start.yaml"), self.yaml + &settings)?;
@@ -158,6 +167,7 @@ impl Builder {
             directory: directory.clone(),
             plan: Plan { ingress, workloads },
             control_plane_ports: None,
+            certificate_life: self.certificate_life,
         };
         let local = meshctl::local::mesh::Mesh::start(options).await?;
         let mesh = Mesh { local, directory, outbound, apps, files: AtomicU64::new(0), _directory: temporary };
@@ -270,7 +280,7 @@ impl Mesh {
         self.settle(name, Some(generation)).await
     }
 
-    fn write(&self, folder: &Path, name: &str, yaml: &str) -> Result<()> {
+    pub(crate) fn write(&self, folder: &Path, name: &str, yaml: &str) -> Result<()> {
         // It appears whole or not at all.
         let temporary = self.directory.join(format!("{name}.new"));
         std::fs::write(&temporary, yaml)?;
@@ -334,7 +344,7 @@ impl Mesh {
         Ok(())
     }
 
-    async fn debug(&self, path: &str) -> Result<Value> {
+    pub(crate) async fn debug(&self, path: &str) -> Result<Value> {
         let answer = http_client::get(self.local.state().monitoring, "localhost", path).await?;
         serde_json::from_slice(&answer.body).with_context(|| format!("{path}: {}", answer.text()))
     }

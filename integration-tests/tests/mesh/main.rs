@@ -3,9 +3,15 @@
 //! A module's tests share a mesh; each has hosts of its own, so that they run beside each other.
 #![allow(clippy::unwrap_used)]
 
+mod crowd;
 mod gateways;
+mod lifecycle;
+mod live;
+mod rotation;
 mod routing;
 mod rules;
+mod security;
+mod telemetry;
 
 /// A `VirtualService` of namespace `default` for a host of the same name, and the subsets v1 to v3 of it.
 fn rule(host: &str, http: &str) -> String {
