@@ -20,6 +20,8 @@ use super::wire;
 /// A request as a backend saw it.
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
+    /// The case that it belongs to; absent where no route can say so (TCP, tunnels).
+    case: Option<String>,
     /// Name of the backend.
     pub backend: String,
     /// Number of the connection among those that this exchange used.
@@ -40,6 +42,15 @@ pub struct Seen {
     pub trailers: Vec<(String, String)>,
     /// The request came whole.
     pub whole: bool,
+}
+
+/// Header by which a case's routes say whose a request is: one that breaks off may come when the next case has begun.
+pub const CASE: &str = "x-case";
+
+impl Seen {
+    fn is_of(&self, case: &str) -> bool {
+        self.case.as_deref().is_none_or(|own| own == case)
+    }
 }
 
 type All = Arc<Mutex<Vec<Arc<Mutex<Seen>>>>>;
@@ -79,10 +90,11 @@ impl Backends {
         backends
     }
 
-    /// What was seen since the last call.
-    pub fn take(&self) -> Vec<Seen> {
+    /// What was seen of a case since the last call; what others left behind is dropped.
+    pub fn take(&self, case: &str) -> Vec<Seen> {
         let all = std::mem::take(&mut *self.seen.lock().expect("not poisoned"));
-        all.iter().map(|seen| seen.lock().expect("not poisoned").clone()).collect()
+        let all = all.iter().map(|seen| seen.lock().expect("not poisoned").clone());
+        all.filter(|seen| seen.is_of(case)).collect()
     }
 
     /// True once all that was seen is whole.
@@ -90,10 +102,14 @@ impl Backends {
         self.seen.lock().expect("not poisoned").iter().all(|seen| seen.lock().expect("not poisoned").whole)
     }
 
-    fn note(&self, seen: Seen) -> (Arc<Mutex<Seen>>, Script) {
+    fn note(&self, mut seen: Seen) -> (Arc<Mutex<Seen>>, Script) {
+        if let Some(at) = seen.headers.iter().position(|(name, _)| name == CASE) {
+            seen.case = Some(seen.headers.remove(at).1);
+        }
         let mut all = self.seen.lock().expect("not poisoned");
         let text = seen.headers.iter().find(|(name, _)| name == "x-do").map_or("", |(_, value)| value.as_str());
-        let script = Script::parse(text, all.len() + 1, &seen.backend);
+        let mine = |one: &Arc<Mutex<Seen>>| one.lock().expect("not poisoned").case == seen.case;
+        let script = Script::parse(text, all.iter().filter(|one| mine(one)).count() + 1, &seen.backend);
         let seen = Arc::new(Mutex::new(seen));
         all.push(seen.clone());
         (seen, script)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
+use super::backend::CASE;
 use super::case::Case;
 use super::certificates::Certificates;
 use super::proxy::Kind;
@@ -146,12 +147,18 @@ fn listener(kind: Kind, case: &Case, ports: &Ports, log: &str, certificates: &Ce
 }
 
 fn routes(case: &Case) -> Value {
-    let list = match &case.routes {
-        Value::Null => json!([{"match": {"prefix": "/"}, "route": {"cluster": "a"}}]),
-        Value::Array(_) => case.routes.clone(),
-        whole => return whole.clone(),
+    let of_all = |routes: Value| json!({"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}]});
+    let mut table = match &case.routes {
+        Value::Null => of_all(json!([{"match": {"prefix": "/"}, "route": {"cluster": "a"}}])),
+        Value::Array(_) => of_all(case.routes.clone()),
+        whole => whole.clone(),
     };
-    json!({"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": list}]})
+    let label = json!({"header": {"key": CASE, "value": case.name}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"});
+    match table.get_mut("request_headers_to_add").and_then(Value::as_array_mut) {
+        Some(own) => own.push(label),
+        None => table["request_headers_to_add"] = json!([label]),
+    }
+    table
 }
 
 /// Fields of `over` replace those of `base`, maps are merged.

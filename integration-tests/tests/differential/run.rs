@@ -118,16 +118,16 @@ impl Side {
         for request in &case.requests {
             let request = &request.filled(self.ports[&case.name]);
             tokio::time::sleep(Duration::from_millis(request.wait)).await;
-            self.backends.take();
+            self.backends.take(&case.name);
             sent += request.times * request.together;
             let observed = if request.times > 1 {
-                self.shares(request, &mut client).await
+                self.shares(case, request, &mut client).await
             } else if request.together > 1 {
                 self.together(case, request, &certificates).await
             } else {
                 let mut observed = client.send(request).await;
                 self.settle().await;
-                self.note_seen(&mut observed);
+                self.note_seen(case, &mut observed);
                 observed
             };
             all.push((observed, client.local));
@@ -171,8 +171,8 @@ impl Side {
         }
     }
 
-    fn note_seen(&self, observed: &mut Observation) {
-        let all = self.backends.take();
+    fn note_seen(&self, case: &Case, observed: &mut Observation) {
+        let all = self.backends.take(&case.name);
         observed.insert("tries".into(), all.len().to_string());
         let mut connections: Vec<usize> = Vec::new();
         for (index, seen) in all.iter().enumerate() {
@@ -185,7 +185,7 @@ impl Side {
     }
 
     /// How often each status and backend answered.
-    async fn shares(&self, request: &Request, client: &mut Client<'_>) -> Observation {
+    async fn shares(&self, case: &Case, request: &Request, client: &mut Client<'_>) -> Observation {
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
         let kept = Request { keep: true, times: 1, ..request.clone() };
         for _ in 0..request.times {
@@ -193,7 +193,7 @@ impl Side {
             let get = |name: &str| one.get(name).map_or("-", String::as_str);
             *counts.entry(format!("share.{} from {}", get("status"), get("header.x-backend"))).or_default() += 1;
         }
-        self.backends.take();
+        self.backends.take(&case.name);
         counts.into_iter().map(|(name, count)| (name, count.to_string())).collect()
     }
 
@@ -211,7 +211,7 @@ impl Side {
             *counts.entry(name).or_default() += 1;
         }
         self.settle().await;
-        let seen = self.backends.take();
+        let seen = self.backends.take(&case.name);
         let mut observed: Observation = counts.into_iter().map(|(name, count)| (name, count.to_string())).collect();
         observed.insert("tries".into(), seen.len().to_string());
         observed
