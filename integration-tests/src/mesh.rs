@@ -24,6 +24,9 @@ use crate::eventually::{DEADLINE, eventually};
 /// How long configuration may be warmed by a proxy that took it.
 const WARMING: Duration = Duration::from_secs(3);
 
+/// Of the directories of meshes; the id of the process follows.
+const PREFIX: &str = "ferromesh-test-";
+
 /// What a mesh is to consist of.
 #[derive(Debug, Default)]
 pub struct Builder {
@@ -126,7 +129,9 @@ impl Builder {
 
     /// Starts everything, and returns when every proxy is configured.
     pub async fn start(self) -> Result<Mesh> {
-        let temporary = tempfile::Builder::new().prefix("ferromesh-test-").tempdir()?;
+        sweep();
+        let prefix = format!("{PREFIX}{}-", std::process::id());
+        let temporary = tempfile::Builder::new().prefix(&prefix).tempdir()?;
         let directory = temporary.path().to_owned();
         std::fs::create_dir(directory.join("config"))?;
         let mut allocator = Allocator::default();
@@ -176,6 +181,18 @@ impl Builder {
             bail!("the configuration is refused: {}", errors.join("; "));
         }
         Ok(mesh)
+    }
+}
+
+/// Removes what shared meshes of processes left that are gone: they live as long as their process, so nobody drops them.
+fn sweep() {
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse::<u32>().ok());
+        if process.is_some_and(|process| !Path::new(&format!("/proc/{process}")).exists()) {
+            // Another process may sweep at the same time.
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod rotation;
 mod routing;
 mod rules;
 mod security;
+mod tcp;
 mod telemetry;
 
 /// A `VirtualService` of namespace `default` for a host of the same name, and the subsets v1 to v3 of it.
