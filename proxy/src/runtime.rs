@@ -21,7 +21,7 @@ use crate::telemetry::stats::Metrics;
 use crate::worker::{NodeHeaders, Worker};
 
 /// Keeps the kernel from backing memory with huge pages: the allocator's arenas are sparse, and an idle sidecar would be charged for
-/// 2 MiB wherever it uses a page (25 MiB resident instead of 10). Call it first in `main`.
+/// 2 MiB wherever it uses a page. Call it first in `main`.
 pub fn small_pages() {
     if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
         tracing::debug!(%error, "cannot switch huge pages off");
