@@ -2,6 +2,7 @@
 
 use http::Method;
 use integration_tests::certs::{Authority, Pair};
+use integration_tests::client::Connection;
 use integration_tests::load::Load;
 use integration_tests::mesh::service_on;
 use integration_tests::{App, Mesh, Shared, until};
@@ -250,10 +251,66 @@ fn a_certificate_is_replaced_under_load() {
         mesh.apply_as("rotate", &(new.issue(&names)?.secret(ROOT, "rotate", None)? + &rest)).await?;
         until("the new certificate is served", async || only(&new).status().await == 200).await;
         fresh.more(10).await;
-        for outcome in [fresh.stop().await, kept.stop().await] {
-            assert!(outcome.failures.is_empty() && outcome.good > 10, "{outcome:?}");
+        for (connections, outcome) in [("new", fresh.stop().await), ("kept", kept.stop().await)] {
+            if outcome.failures.is_empty() && outcome.good > 10 {
+                continue;
+            }
+            let lines = mesh.log(|line| line["authority"] == "rotate.example").await?;
+            panic!("{connections} connections: {outcome:?}; the gateway says {lines:#?}");
         }
         assert!(only(&old).send().await.is_err(), "the old certificate is gone");
+        Ok(())
+    });
+}
+
+/// IG11: a connection outlives changes of its listener that do not concern it.
+#[test]
+fn connections_outlive_changes_of_their_listener() {
+    MESH.run(async |mesh| {
+        let authority = Authority::new("outlive")?;
+        let one = |name: &str| {
+            let host = format!("{name}.outlive.example");
+            let server = https(&host, &format!("mode: SIMPLE, credentialName: outlive-{name}")).replace("443", "9001");
+            let secret = authority.issue(&[&host])?.secret(ROOT, &format!("outlive-{name}"), None)?;
+            let gateway_name = format!("outlive-{name}");
+            anyhow::Ok(secret + &gateway(&gateway_name, &server) + &to_echo(&gateway_name, &host))
+        };
+        mesh.apply_as("outlive-one", &one("one")?).await?;
+        let ask = mesh.gateway(9001).over_tls(authority.pem(), None).get("https://one.outlive.example/");
+        until("it is served", async || ask.clone().status().await == 200).await;
+        let mut kept = Connection::open(&ask).await?;
+        assert_eq!(kept.send(&ask).await?.status, 200);
+        // Its chain comes before the one that is in use.
+        mesh.apply_as("outlive-two", &one("early")?).await?;
+        let other = mesh.gateway(9001).over_tls(authority.pem(), None).get("https://early.outlive.example/");
+        until("the other is served", async || other.clone().status().await == 200).await;
+        assert_eq!(kept.send(&ask).await?.status, 200);
+        mesh.delete("outlive-two").await?;
+        assert_eq!(kept.send(&ask).await?.status, 200);
+        Ok(())
+    });
+}
+
+/// GT2: a server that begins to ask for certificates ends connections that showed none.
+#[test]
+fn a_server_that_turns_mutual_ends_connections_without_a_certificate() {
+    MESH.run(async |mesh| {
+        let (server, clients) = (Authority::new("server")?, Authority::new("clients")?);
+        let own = clients.issue(&["visitor.example"])?;
+        let secret = server.issue(&["turn.example"])?.secret(ROOT, "turn", Some(clients.pem()))?;
+        let yaml = |mode: &str| {
+            let servers = https("turn.example", &format!("mode: {mode}, credentialName: turn")).replace("443", "9001");
+            format!("{secret}{}{}", gateway("turn", &servers), to_echo("turn", "turn.example"))
+        };
+        mesh.apply_as("turn", &yaml("SIMPLE")).await?;
+        let ask = |own: Option<&Pair>| mesh.gateway(9001).over_tls(server.pem(), own).get("https://turn.example/");
+        until("it is served", async || ask(None).status().await == 200).await;
+        let mut kept = Connection::open(&ask(None)).await?;
+        assert_eq!(kept.send(&ask(None)).await?.status, 200);
+        mesh.apply_as("turn", &yaml("MUTUAL")).await?;
+        until("certificates are asked for", async || ask(None).send().await.is_err()).await;
+        assert_eq!(ask(Some(&own)).status().await, 200);
+        assert_eq!(kept.send(&ask(None)).await?.header("connection"), "close");
         Ok(())
     });
 }

@@ -236,7 +236,9 @@ impl Place {
                 return current.2.clone();
             };
             if !Arc::ptr_eq(&listener, &current.1) {
-                let found = listener.chain_for(&self.conn, &self.seen).filter(|chain| takes_over(chain, &current.2));
+                let found = listener
+                    .chain_for(&self.conn, &self.seen)
+                    .filter(|chain| takes_over(chain, &current.2, &self.conn));
                 self.gone.set(found.is_none());
                 if let Some(chain) = found.cloned() {
                     current.2 = chain;
@@ -254,10 +256,12 @@ impl Place {
     }
 }
 
-/// True if a chain can go on with the connections of another.
-fn takes_over(new: &FilterChain, old: &FilterChain) -> bool {
+/// True if a chain can go on with a connection of another: it speaks the same, and asks for no certificate that was not shown.
+fn takes_over(new: &FilterChain, old: &FilterChain, conn: &ConnInfo) -> bool {
     let protocol = std::mem::discriminant(&new.protocol) == std::mem::discriminant(&old.protocol);
-    protocol && new.tls.is_some() == old.tls.is_some()
+    let shown = conn.tls.as_ref().is_some_and(|tls| tls.peer.is_some());
+    let certificate = new.tls.as_ref().is_none_or(|tls| shown || !tls.require_client);
+    protocol && new.tls.is_some() == old.tls.is_some() && certificate
 }
 
 mod stream {
