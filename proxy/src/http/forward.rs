@@ -320,6 +320,8 @@ async fn attempts(
             }
             Decision::Again => {}
         }
+        // The retry before is over; its room is free for this one.
+        finish.held.retry = None;
         match cluster.acquire(Resource::Retries) {
             Ok(permit) => finish.held.retry = Some(permit),
             // Out of budget: the client gets the answer that there is.

@@ -201,6 +201,7 @@ impl RetryPolicy {
                 conditions.any(Conditions::CONNECT_FAILURE)
                     || conditions.any(Conditions::GATEWAY_ERROR)
                     || conditions.any(Conditions::RESET)
+                    || conditions.any(Conditions::RESET_BEFORE_REQUEST)
             }
             Error::UpstreamReset(Some(REFUSED_STREAM)) => {
                 conditions.any(Conditions::REFUSED_STREAM)
