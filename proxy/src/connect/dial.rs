@@ -140,7 +140,8 @@ pub(super) async fn dial(
             .max_header_list_size(crate::http::DEFAULT_MAX_HEAD_BYTES)
             .max_send_buf_size(1 << 20);
         if let Some((interval, patience)) = config.http2_keepalive {
-            builder.keep_alive_interval(interval).keep_alive_timeout(patience);
+            // As Envoy does, whether a request is under way or not: a kept connection that is dead costs the next request.
+            builder.keep_alive_interval(interval).keep_alive_timeout(patience).keep_alive_while_idle(true);
         }
         let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
         tokio::task::spawn_local(async move {

@@ -259,17 +259,19 @@ impl Pools {
         pool.clone()
     }
 
-    /// Closes what was idle for too long. Called every second or so.
+    /// Closes what was idle for too long, and idle connections that may take no more requests. Called every second or so.
     pub fn sweep(&self) {
         let now = Instant::now();
         self.pools.borrow_mut().retain(|_, pool| {
             let cluster = pool.cluster.borrow();
             let limit = cluster.config.idle_timeout;
-            let fresh = |since: Instant| limit.is_none_or(|limit| now.duration_since(since) < limit);
-            pool.idle.borrow_mut().retain(|one| !one.sender.is_closed() && fresh(one.since));
+            let fresh = |since: Instant, meta: &Meta| {
+                limit.is_none_or(|limit| now.duration_since(since) < limit) && fits(&cluster, meta)
+            };
+            pool.idle.borrow_mut().retain(|one| !one.sender.is_closed() && fresh(one.since, &one.meta));
             pool.shared
                 .borrow_mut()
-                .retain(|one| !one.sender.is_closed() && (one.meta.streams.get() > 0 || fresh(one.used)));
+                .retain(|one| !one.sender.is_closed() && (one.meta.streams.get() > 0 || fresh(one.used, &one.meta)));
             let empty = pool.idle.borrow().is_empty() && pool.shared.borrow().is_empty();
             !(empty && Rc::strong_count(pool) == 1 && now.duration_since(pool.used.get()).as_secs() > 60)
         });
@@ -306,6 +308,7 @@ impl Pool {
             }
         }
         if want != Want::Http2 {
+            let cluster = self.cluster.borrow();
             let mut idle = self.idle.borrow_mut();
             let mut at = idle.len();
             while at > 0 {
@@ -314,7 +317,7 @@ impl Pool {
                     idle.remove(at);
                 } else if idle[at].sender.is_ready() {
                     let one = idle.remove(at);
-                    if !one.meta.is_alive() {
+                    if !one.meta.is_alive() || !fits(&cluster, &one.meta) {
                         continue;
                     }
                     one.meta.requests.set(one.meta.requests.get() + 1);
