@@ -136,7 +136,14 @@ pub(super) fn connection_pool(check: &mut Check<'_>, at: &At, pool: &ConnectionP
                 "speaks what the client spoke, and h2UpgradePolicy: UPGRADE speaks HTTP/2; give one",
             );
         }
-        check.unsupported(http.http2_keep_alive.is_some(), &at.field("http2KeepAlive"), " and use tcp.tcpKeepalive");
+        if let Some(keepalive) = &http.http2_keep_alive {
+            let at = at.field("http2KeepAlive");
+            if keepalive.interval.is_none() {
+                check.error(&at.field("interval"), "is missing, so nothing would be sent; give the time between pings");
+            }
+            check.duration(&at.field("interval"), keepalive.interval, false);
+            check.duration(&at.field("timeout"), keepalive.timeout, false);
+        }
     }
 }
 

@@ -359,7 +359,7 @@ spec:
   trafficPolicy:
     connectionPool:
       tcp: {maxConnections: -1, connectTimeout: 0s, tcpKeepalive: {time: 100ms}}
-      http: {useClientProtocol: true, h2UpgradePolicy: UPGRADE, http2KeepAlive: {interval: 1s}, idleTimeout: 0s}
+      http: {useClientProtocol: true, h2UpgradePolicy: UPGRADE, http2KeepAlive: {timeout: 0s}, idleTimeout: 0s}
     outlierDetection: {consecutiveErrors: 5, consecutiveLocalOriginFailures: 3, maxEjectionPercent: 101, outlierDetectionHttpErrorCodes: [500]}
     retryBudget: {percent: {value: 200}, budgetInterval: 5s}
 ",
@@ -367,7 +367,8 @@ spec:
 a.yaml:8:33: error[IST0106]: DestinationRule default/a: trafficPolicy.connectionPool.tcp.connectTimeout: 0s is too short; the least is 1ms
 a.yaml:8:68: error[IST0106]: DestinationRule default/a: trafficPolicy.connectionPool.tcp.tcpKeepalive.time: 0.1s is too short; the least is 1s
 a.yaml:9:14: error[IST0106]: DestinationRule default/a: trafficPolicy.connectionPool.http.useClientProtocol: speaks what the client spoke, and h2UpgradePolicy: UPGRADE speaks HTTP/2; give one
-a.yaml:9:65: error[IST0106]: DestinationRule default/a: trafficPolicy.connectionPool.http.http2KeepAlive: is not supported yet; remove it and use tcp.tcpKeepalive
+a.yaml:9:65: error[IST0106]: DestinationRule default/a: trafficPolicy.connectionPool.http.http2KeepAlive.interval: is missing, so nothing would be sent; give the time between pings
+a.yaml:9:82: error[IST0106]: DestinationRule default/a: trafficPolicy.connectionPool.http.http2KeepAlive.timeout: 0s is too short; the least is 1ms
 a.yaml:10:24: error[IST0106]: DestinationRule default/a: trafficPolicy.outlierDetection.consecutiveErrors: was removed from Istio; use consecutive5xxErrors or consecutiveGatewayErrors
 a.yaml:10:46: error[IST0106]: DestinationRule default/a: trafficPolicy.outlierDetection.consecutiveLocalOriginFailures: has no effect while errors are not told apart; set splitExternalLocalOriginErrors: true
 a.yaml:10:81: error[IST0106]: DestinationRule default/a: trafficPolicy.outlierDetection.maxEjectionPercent: 101 is not a percentage; give 0 to 100
@@ -877,6 +878,24 @@ data: {mesh: 'a: ['}
     );
 }
 
+/// VM8: what only a stock Envoy does is told, and keeps nothing out.
+#[test]
+fn prefixes_of_statistics_have_no_effect() {
+    check(
+"apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: a}
+spec:
+  hosts: [a]
+  http:
+  - match: [{uri: {prefix: /}, statPrefix: shop}]
+    route: [{destination: {host: a}}]
+",
+"a.yaml:7:32: warning[IST0106]: VirtualService default/a: http[0].match[0].statPrefix: has no effect but in a stock Envoy: the mesh's proxies have Istio's metrics, which know no routes; remove it, and give a name, which is in the access log
+",
+    );
+}
+
 /// Kinds that are refused as a whole, and what the message names instead.
 #[test]
 fn kinds_that_are_not_supported_name_a_substitute() {
@@ -902,7 +921,7 @@ fn what_is_supported_has_no_findings() {
             "{hosts: [reviews, '*.example.com'], gateways: [mesh, ns/edge, edge], exportTo: ['.', prod], http: [
                {name: a, match: [{name: m, uri: {prefix: /a}, ignoreUriCase: true, scheme: {exact: https}, method: {regex: 'GET|PUT'}, authority: {exact: b},
                  headers: {x: {}, y: {exact: ''}, z: {prefix: p}}, withoutHeaders: {w: {regex: '.*'}}, queryParams: {q: {exact: ''}}, port: 80,
-                 sourceLabels: {app: web}, sourceNamespace: prod, gateways: [mesh], statPrefix: s}],
+                 sourceLabels: {app: web}, sourceNamespace: prod, gateways: [mesh]}],
                 rewrite: {uriRegexRewrite: {match: '^/a/(.*)$', rewrite: '/\\1'}, authority: b}, timeout: 0s,
                 retries: {attempts: 3, perTryTimeout: 2s, retryOn: '5xx,reset,503', backoff: 10ms, retryIgnorePreviousHosts: false, retryRemoteLocalities: false},
                 headers: {request: {set: {':authority': c, host: d, x: '%DOWNSTREAM_REMOTE_ADDRESS%'}, add: {y: z}, remove: [w]}, response: {remove: [server]}},
@@ -918,7 +937,7 @@ fn what_is_supported_has_no_findings() {
             "networking.istio.io/v1beta1 DestinationRule",
             "{host: '*.example.com', exportTo: [.], workloadSelector: {matchLabels: {app: a}}, trafficPolicy: {loadBalancer: {simple: PASSTHROUGH},
                connectionPool: {tcp: {maxConnections: 1, connectTimeout: 1s, tcpKeepalive: {probes: 3, time: 7200s, interval: 75s}, maxConnectionDuration: 1h, idleTimeout: 0s},
-                 http: {http1MaxPendingRequests: 1, http2MaxRequests: 1, maxRequestsPerConnection: 1, maxRetries: 1, idleTimeout: 1s, h2UpgradePolicy: UPGRADE, maxConcurrentStreams: 1}},
+                 http: {http1MaxPendingRequests: 1, http2MaxRequests: 1, maxRequestsPerConnection: 1, maxRetries: 1, idleTimeout: 1s, h2UpgradePolicy: UPGRADE, maxConcurrentStreams: 1, http2KeepAlive: {interval: 10s, timeout: 1s}}},
                outlierDetection: {consecutive5xxErrors: 0, consecutiveGatewayErrors: 3, splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 5, interval: 1s,
                  baseEjectionTime: 1s, maxEjectionPercent: 100, minHealthPercent: 0},
                tls: {mode: MUTUAL, clientCertificate: /c, privateKey: /k, caCertificates: /a, subjectAltNames: [x], sni: y}, retryBudget: {percent: {value: 20}, minRetryConcurrency: 3},

@@ -210,10 +210,16 @@ fn http_match(check: &mut Check<'_>, at: &At, matched: &HttpMatchRequest) {
         check.port(&at.field("port"), port);
     }
     source(check, at, &matched.source_labels, &matched.source_namespace, &matched.gateways);
+    let prefix = at.field("statPrefix");
     if let Some(byte) = matched.stat_prefix.bytes().find(|byte| !byte.is_ascii_graphic()) {
         check.error(
-            &at.field("statPrefix"),
+            &prefix,
             format!("holds the character {:?}; use letters, digits, `.`, `-` and `_`", char::from(byte)),
+        );
+    } else if !matched.stat_prefix.is_empty() {
+        check.warning(
+            &prefix,
+            "has no effect but in a stock Envoy: the mesh's proxies have Istio's metrics, which know no routes; remove it, and give a name, which is in the access log",
         );
     }
 }
