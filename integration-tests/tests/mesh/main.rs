@@ -3,10 +3,13 @@
 //! A module's tests share a mesh; each has hosts of its own, so that they run beside each other.
 #![allow(clippy::unwrap_used)]
 
+use integration_tests::App;
+
 mod crowd;
 mod gateways;
 mod lifecycle;
 mod live;
+mod retries;
 mod rotation;
 mod routing;
 mod rules;
@@ -39,5 +42,31 @@ fn two_ports(name: &str) -> String {
 fn object(kind: &str, namespace: &str, name: &str, spec: &str) -> String {
     format!(
         "\n---\napiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
+    )
+}
+
+/// An HTTP service outside the mesh, of endpoints that are applications without sidecars.
+fn entry(host: &str, endpoints: &[&App], more: &str) -> String {
+    let endpoints: Vec<String> =
+        endpoints.iter().map(|app| format!("{{address: 127.0.0.1, ports: {{http: {}}}}}", app.http.port())).collect();
+    let spec = format!(
+        "{{hosts: ['{host}'], ports: [{{number: 80, name: http, protocol: HTTP}}], resolution: STATIC, endpoints: [{}]{more}}}",
+        endpoints.join(", ")
+    );
+    object("ServiceEntry", "default", host, &spec)
+}
+
+/// A `DestinationRule` of namespace `default` with nothing but a traffic policy.
+fn policy(host: &str, policy: &str) -> String {
+    object("DestinationRule", "default", host, &format!("{{host: '{host}', trafficPolicy: {{{policy}}}}}"))
+}
+
+/// Without retries, so that every failure is seen.
+fn no_retries(host: &str) -> String {
+    virtual_service(
+        host,
+        &format!(
+            "{{hosts: [{host}], http: [{{retries: {{attempts: 0}}, route: [{{destination: {{host: {host}}}}}]}}]}}"
+        ),
     )
 }

@@ -411,7 +411,7 @@ fn a_destination_names_its_port() {
     });
 }
 
-/// VA2: redirects replace what they name.
+/// VA2: redirects replace what they name: `uri` the whole path, `prefixRewrite` what the match took.
 #[test]
 fn redirects_replace_what_they_name() {
     MESH.run(async |mesh| {
@@ -426,10 +426,14 @@ fn redirects_replace_what_they_name() {
                 redirect("/scheme", "scheme: https"),
                 redirect("/port", "port: 8443"),
                 redirect("/both", "scheme: https, authority: other.example, uri: /all, redirectCode: 302"),
+                redirect("/prefix", "prefixRewrite: /new"),
+                redirect("/asked", "authority: other.example, derivePort: FROM_REQUEST_PORT"),
+                redirect("/default", "authority: other.example, derivePort: FROM_PROTOCOL_DEFAULT"),
+                redirect("/secure", "scheme: https, derivePort: FROM_REQUEST_PORT"),
             ]
             .join(", "),
         );
-        mesh.case("va2", "echo", &yaml).await?;
+        mesh.apply(&(two_ports("va2") + &yaml)).await?;
         for (path, status, location) in [
             ("/uri/x?q=1", 301, "http://va2/new?q=1"),
             ("/authority/x", 301, "http://other.example/authority/x"),
@@ -437,6 +441,11 @@ fn redirects_replace_what_they_name() {
             ("/scheme/x", 301, "https://va2/scheme/x"),
             ("/port", 301, "http://va2:8443/port"),
             ("/both/x", 302, "https://other.example/all"),
+            ("/prefix/x?q=1", 301, "http://va2/new/x?q=1"),
+            (":81/asked/x", 301, "http://other.example:81/asked/x"),
+            ("/asked/x", 301, "http://other.example/asked/x"),
+            (":81/default/x", 301, "http://other.example/default/x"),
+            (":81/secure/x", 301, "https://va2:81/secure/x"),
         ] {
             let answer = mesh.client("client").get(&format!("http://va2{path}")).send().await?;
             assert_eq!((answer.status, answer.header("location")), (status, location), "{path}");

@@ -9,7 +9,7 @@ use integration_tests::certs::Authority;
 use integration_tests::mesh::service;
 use integration_tests::{App, Client, Mesh, Shared, until};
 
-use super::{object, rule, subsets, two_ports, virtual_service};
+use super::{entry, no_retries, object, policy, rule, subsets, two_ports, virtual_service};
 
 static MESH: Shared = Shared::new(|| {
     Mesh::builder()
@@ -22,27 +22,12 @@ static MESH: Shared = Shared::new(|| {
         .client("ingress")
 });
 
-/// An HTTP service outside the mesh, of endpoints that are applications without sidecars.
-fn entry(host: &str, endpoints: &[&App], more: &str) -> String {
-    let endpoints: Vec<String> =
-        endpoints.iter().map(|app| format!("{{address: 127.0.0.1, ports: {{http: {}}}}}", app.http.port())).collect();
-    let spec = format!(
-        "{{hosts: ['{host}'], ports: [{{number: 80, name: http, protocol: HTTP}}], resolution: STATIC, endpoints: [{}]{more}}}",
-        endpoints.join(", ")
-    );
-    object("ServiceEntry", "default", host, &spec)
-}
-
 /// An HTTP service in the mesh by another name, of the workloads of `echo`.
 fn alias(host: &str) -> String {
     let spec = format!(
         "{{hosts: ['{host}'], location: MESH_INTERNAL, ports: [{{number: 80, name: http, protocol: HTTP}}], resolution: STATIC, workloadSelector: {{labels: {{app: echo}}}}}}"
     );
     object("ServiceEntry", "default", host, &spec)
-}
-
-fn policy(host: &str, policy: &str) -> String {
-    object("DestinationRule", "default", host, &format!("{{host: '{host}', trafficPolicy: {{{policy}}}}}"))
 }
 
 const ROUND_ROBIN: &str = "loadBalancer: {simple: ROUND_ROBIN}";
@@ -313,16 +298,6 @@ fn http_1_is_upgraded_where_the_rule_says() {
         );
         Ok(())
     });
-}
-
-/// Without retries, so that every failure is seen.
-fn no_retries(host: &str) -> String {
-    virtual_service(
-        host,
-        &format!(
-            "{{hosts: [{host}], http: [{{retries: {{attempts: 0}}, route: [{{destination: {{host: {host}}}}}]}}]}}"
-        ),
-    )
 }
 
 /// OD1, OD4, OD5: a host that fails often enough is left out, and comes back.
