@@ -140,7 +140,7 @@ fn of_kubernetes(
     let mut sliced = false;
     for slice in slices {
         sliced = true;
-        of_slice(slice, service, port, known, list);
+        of_slice(slice, service, port, known, unready_too, list);
     }
     let Some(selector) = &service.selector else { return };
     if !sliced {
@@ -167,6 +167,7 @@ fn of_slice(
     service: &Service,
     port: &ServicePort,
     known: &Known<'_>,
+    unready_too: bool,
     list: &mut Vec<Endpoint>,
 ) {
     let (pods, localities) = (&known.pods, known.localities);
@@ -174,7 +175,8 @@ fn of_slice(
     let Some(number) = numbers.filter_map(|one| u16::try_from(one.port?).ok()).next() else { return };
     for endpoint in slice.endpoints.iter().flatten() {
         // An absent condition is taken as ready, as the API says.
-        if endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) == Some(false) {
+        let ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready);
+        if ready == Some(false) && !unready_too {
             continue;
         }
         let Some(address) = endpoint.addresses.iter().find_map(|text| text.parse::<IpAddr>().ok()) else { continue };

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use mesh_proto::kube::{EndpointSlice, Service};
+use mesh_proto::kube::{EndpointSlice, Service, ServiceSpec};
 
 use super::check::{At, Check};
 
@@ -36,6 +36,7 @@ pub(super) fn check_service(check: &mut Check<'_>, service: &Service) {
             }
         }
     }
+    without_effect(check, &at, spec);
     for (index, address) in spec.cluster_ips.iter().flatten().enumerate() {
         if address != "None" && !address.is_empty() {
             ip(check, &at.field("clusterIPs").index(index), address);
@@ -44,6 +45,21 @@ pub(super) fn check_service(check: &mut Check<'_>, service: &Service) {
     match spec.cluster_ip.as_deref() {
         None | Some("" | "None") => {}
         Some(address) => ip(check, &at.field("clusterIP"), address),
+    }
+}
+
+/// What says where connections go and is not looked at; an API server fills in the defaults, which say nothing.
+fn without_effect(check: &mut Check<'_>, at: &At, spec: &ServiceSpec) {
+    let near = "has no effect yet: endpoints everywhere are used; give a DestinationRule with outlierDetection, which keeps requests near";
+    let affinity = "has no effect on connections that a proxy makes; remove it";
+    for (name, value, default, message) in [
+        ("trafficDistribution", &spec.traffic_distribution, "", near),
+        ("internalTrafficPolicy", &spec.internal_traffic_policy, "Cluster", near),
+        ("sessionAffinity", &spec.session_affinity, "None", affinity),
+    ] {
+        if value.as_deref().is_some_and(|value| value != default) {
+            check.warning(&at.field(name), message);
+        }
     }
 }
 
@@ -59,7 +75,15 @@ pub(super) fn check_endpoint_slice(check: &mut Check<'_>, slice: &EndpointSlice)
             check.error(&at, "is empty; give an address");
         }
         for (index, address) in endpoint.addresses.iter().enumerate() {
-            ip(check, &at.index(index), address);
+            let at = at.index(index);
+            ip(check, &at, address);
+            let six = address.parse::<IpAddr>().is_ok_and(|address| address.is_ipv6());
+            if address.parse::<IpAddr>().is_ok() && six != (slice.address_type == "IPv6") {
+                check.error(
+                    &at,
+                    format!("`{address}` is not of addressType {}; put it into a slice of its own", slice.address_type),
+                );
+            }
         }
     }
     for (index, port) in slice.ports.iter().flatten().enumerate() {

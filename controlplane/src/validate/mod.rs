@@ -10,6 +10,7 @@ mod finding;
 mod gateway;
 mod kubernetes;
 mod mesh_config;
+mod metadata;
 mod peer_authentication;
 mod references;
 mod service_entry;
@@ -22,6 +23,7 @@ mod virtual_service;
 
 pub use finding::{Finding, Severity, code};
 pub use mesh_config::{MESH_CONFIG_KEY, MESH_CONFIG_NAME, mesh_config};
+pub use metadata::is_suppressed;
 pub use references::references;
 
 use check::Check;
@@ -31,6 +33,7 @@ use crate::model::{Object, Spec};
 /// Findings over one object alone. An [`Severity::Error`] among them keeps it out of the model.
 pub fn object(object: &Object) -> Vec<Finding> {
     let mut check = Check::new(object);
+    metadata::check(&mut check);
     match &object.spec {
         Spec::VirtualService(spec) => virtual_service::check(&mut check, spec),
         Spec::DestinationRule(spec) => destination_rule::check(&mut check, spec),

@@ -8,6 +8,7 @@ use mesh_proto::crd::virtual_service::{Destination, VirtualService};
 
 use super::check::At;
 use super::finding::{Finding, Severity, code};
+use super::metadata::is_suppressed;
 use super::virtual_service::MESH;
 use crate::model::{Kind, Object, Spec};
 
@@ -127,6 +128,9 @@ struct Report<'a, 'f> {
 
 impl Report<'_, '_> {
     fn add(&mut self, severity: Severity, code: Option<&'static str>, at: &At, message: String) {
+        if is_suppressed(&self.object.meta.annotations, code) {
+            return;
+        }
         self.findings.push(Finding {
             severity,
             code,

@@ -6,6 +6,7 @@ use mesh_proto::crd::Port;
 use mesh_proto::crd::service_entry::{Resolution, ServiceEntry, WorkloadEntry};
 
 use super::check::{At, Check, host_problem};
+use super::metadata::ONE_NETWORK;
 
 /// Protocols of ports of ServiceEntries and Sidecars (G9).
 const PROTOCOLS: &[&str] =
@@ -165,6 +166,9 @@ fn workload_entry(check: &mut Check<'_>, at: &At, entry: &WorkloadEntry, dns: bo
         check.port(&at, *port);
     }
     check.labels(&at.field("labels"), &entry.labels);
+    if !entry.network.is_empty() {
+        check.warning(&at.field("network"), ONE_NETWORK);
+    }
     if entry.locality.split('/').count() > 3 || entry.locality.starts_with('/') {
         check
             .error(&at.field("locality"), format!("`{}` is not a locality; write region/zone/subzone", entry.locality));

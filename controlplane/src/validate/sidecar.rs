@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use mesh_proto::crd::Port;
+use mesh_proto::crd::destination_rule::ConnectionPoolSettings;
 use mesh_proto::crd::sidecar::{CaptureMode, IstioEgressListener, IstioIngressListener, OutboundMode, Sidecar};
 
 use super::check::{At, Check, is_dns_label};
@@ -45,7 +46,7 @@ pub(super) fn check(check: &mut Check<'_>, spec: &Sidecar) {
         }
     }
     if let Some(pool) = &spec.inbound_connection_pool {
-        connection_pool(check, &At::top("inboundConnectionPool"), pool);
+        inbound_pool(check, &At::top("inboundConnectionPool"), pool);
     }
     if let Some(policy) = &spec.outbound_traffic_policy {
         let at = At::top("outboundTrafficPolicy");
@@ -78,7 +79,21 @@ fn ingress(check: &mut Check<'_>, at: &At, listener: &IstioIngressListener) {
     }
     check.unsupported(listener.tls.is_some(), &at.field("tls"), " and use mesh mTLS, or end TLS in the application");
     if let Some(pool) = &listener.connection_pool {
-        connection_pool(check, &at.field("connectionPool"), pool);
+        inbound_pool(check, &at.field("connectionPool"), pool);
+    }
+}
+
+/// Limits on the way to the application, which is spoken to as its port's protocol says.
+fn inbound_pool(check: &mut Check<'_>, at: &At, pool: &ConnectionPoolSettings) {
+    connection_pool(check, at, pool);
+    let Some(http) = &pool.http else { return };
+    let at = at.field("http");
+    for (name, set) in
+        [("h2UpgradePolicy", http.h2_upgrade_policy.is_some()), ("useClientProtocol", http.use_client_protocol)]
+    {
+        if set {
+            check.warning(&at.field(name), "has no effect here: the application is spoken to as the protocol of its port says; name that, by the port's name or appProtocol");
+        }
     }
 }
 

@@ -958,7 +958,7 @@ fn what_is_supported_has_no_findings() {
         (
             "networking.istio.io/v1 ServiceEntry",
             "{hosts: ['*.a.com', b.com], addresses: [240.0.0.1, 10.0.0.0/8], ports: [{number: 80, name: http, protocol: HTTP, targetPort: 8080}, {number: 81, name: any}], location: MESH_INTERNAL,
-              resolution: STATIC, endpoints: [{address: 10.0.0.1, ports: {http: 8081}, labels: {a: b}, locality: r/z/s, weight: 2, serviceAccount: c, network: n}], exportTo: ['~'], subjectAltNames: [x]}",
+              resolution: STATIC, endpoints: [{address: 10.0.0.1, ports: {http: 8081}, labels: {a: b}, locality: r/z/s, weight: 2, serviceAccount: c}], exportTo: ['~'], subjectAltNames: [x]}",
         ),
         ("networking.istio.io/v1 ServiceEntry", "{hosts: ['*.a.com'], ports: [{number: 443, name: tls, protocol: TLS}]}"),
         ("networking.istio.io/v1 ServiceEntry", "{hosts: [a.com], ports: [{number: 443, name: tls, protocol: TLS}], resolution: DNS_ROUND_ROBIN}"),

@@ -1,0 +1,186 @@
+//! Labels and annotations that configure Istio and have no effect here (IN3, IN4, G15): each is reported, so that none is taken and ignored.
+
+use std::collections::BTreeMap;
+
+use mesh_proto::names::{annotation, label};
+
+use super::check::{At, Check};
+use crate::model::Kind;
+
+/// What a label or annotation is called.
+enum Name {
+    /// As it stands.
+    Exact(&'static str),
+    /// All that begin with this, but for those listed.
+    Prefix(&'static str, &'static [&'static str]),
+}
+
+/// One that has no effect, on which kinds (all if none is named), and what to do.
+struct Inert {
+    name: Name,
+    kinds: &'static [Kind],
+    advice: &'static str,
+}
+
+const NO_INJECTION: &str = "has no effect: nothing is injected; set it where the workload's proxy is started";
+const NO_CAPTURE: &str = "has no effect: nothing is injected; give it to `mesh-proxy redirect`, which captures traffic";
+const NO_REVISIONS: &str =
+    "has no effect yet: one control plane reads objects of every revision; remove it, or keep the other object out";
+const ONE_CLUSTER: &str = "has no effect yet: the mesh has one cluster; remove it";
+/// Of whatever names a network.
+pub(super) const ONE_NETWORK: &str = "has no effect yet: the mesh has one network; remove it";
+const NO_AMBIENT: &str = "has no effect yet: there are no waypoints or node proxies; give workloads sidecars";
+
+const ANNOTATIONS: &[Inert] = &[
+    Inert {
+        name: Name::Exact(annotation::TRAFFIC_DISTRIBUTION),
+        kinds: &[Kind::Service],
+        advice: "has no effect yet; give a DestinationRule with outlierDetection, which keeps requests near",
+    },
+    Inert { name: Name::Exact("traffic.istio.io/nodeSelector"), kinds: &[Kind::Service], advice: ONE_NETWORK },
+    Inert { name: Name::Exact("proxy.istio.io/config"), kinds: &[Kind::Pod], advice: NO_INJECTION },
+    Inert {
+        name: Name::Prefix("sidecar.istio.io/", &[annotation::SIDECAR_STATUS]),
+        kinds: &[Kind::Pod],
+        advice: NO_INJECTION,
+    },
+    Inert { name: Name::Prefix("status.sidecar.istio.io/", &[]), kinds: &[Kind::Pod], advice: NO_INJECTION },
+    Inert { name: Name::Prefix("readiness.status.sidecar.istio.io/", &[]), kinds: &[Kind::Pod], advice: NO_INJECTION },
+    Inert { name: Name::Prefix("inject.istio.io/", &[]), kinds: &[Kind::Pod], advice: NO_INJECTION },
+    Inert { name: Name::Prefix("traffic.sidecar.istio.io/", &[]), kinds: &[Kind::Pod], advice: NO_CAPTURE },
+    Inert { name: Name::Exact("istio.io/reroute-virtual-interfaces"), kinds: &[Kind::Pod], advice: NO_CAPTURE },
+    Inert {
+        name: Name::Exact("prometheus.istio.io/merge-metrics"),
+        kinds: &[Kind::Pod],
+        advice: "has no effect: metrics are merged where prometheus.io/port names the application's; remove that instead",
+    },
+    Inert {
+        name: Name::Exact("topology.istio.io/controlPlaneClusters"),
+        kinds: &[Kind::Namespace],
+        advice: ONE_CLUSTER,
+    },
+];
+
+const LABELS: &[Inert] = &[
+    Inert { name: Name::Exact("istio.io/rev"), kinds: &[], advice: NO_REVISIONS },
+    Inert { name: Name::Exact("istio.io/tag"), kinds: &[], advice: NO_REVISIONS },
+    Inert { name: Name::Exact("istio.io/dataplane-mode"), kinds: &[Kind::Namespace, Kind::Pod], advice: NO_AMBIENT },
+    Inert {
+        name: Name::Exact("istio.io/use-waypoint"),
+        kinds: &[Kind::Namespace, Kind::Pod, Kind::Service, Kind::ServiceEntry, Kind::WorkloadEntry],
+        advice: NO_AMBIENT,
+    },
+    Inert {
+        name: Name::Exact("istio.io/use-waypoint-namespace"),
+        kinds: &[Kind::Namespace, Kind::Pod, Kind::Service, Kind::ServiceEntry, Kind::WorkloadEntry],
+        advice: NO_AMBIENT,
+    },
+    Inert {
+        name: Name::Exact("istio.io/ingress-use-waypoint"),
+        kinds: &[Kind::Namespace, Kind::Service, Kind::ServiceEntry],
+        advice: NO_AMBIENT,
+    },
+    Inert { name: Name::Exact("istio.io/global"), kinds: &[Kind::Service], advice: ONE_CLUSTER },
+    Inert { name: Name::Exact("networking.istio.io/gatewayPort"), kinds: &[Kind::Service], advice: ONE_NETWORK },
+    Inert {
+        name: Name::Exact("networking.istio.io/enable-autoallocate-ip"),
+        kinds: &[Kind::ServiceEntry],
+        advice: "has no effect yet: no address is allocated; give addresses",
+    },
+    Inert {
+        name: Name::Exact(label::NETWORK),
+        kinds: &[Kind::Namespace, Kind::Pod, Kind::WorkloadEntry],
+        advice: ONE_NETWORK,
+    },
+    Inert { name: Name::Exact("istio-injection"), kinds: &[Kind::Namespace], advice: NO_INJECTION },
+    Inert { name: Name::Exact("sidecar.istio.io/inject"), kinds: &[Kind::Pod], advice: NO_INJECTION },
+];
+
+/// Reports what an object's metadata asks for in vain.
+pub(super) fn check(check: &mut Check<'_>) {
+    let object = check.object;
+    report(check, "annotations", &object.meta.annotations, ANNOTATIONS);
+    report(check, "labels", &object.meta.labels, LABELS);
+}
+
+fn report(check: &mut Check<'_>, list: &str, given: &BTreeMap<String, String>, inert: &[Inert]) {
+    let kind = check.object.key.kind;
+    for name in given.keys() {
+        let matches = |one: &&Inert| {
+            let named = match one.name {
+                Name::Exact(exact) => exact == name,
+                Name::Prefix(prefix, except) => name.starts_with(prefix) && !except.contains(&name.as_str()),
+            };
+            named && (one.kinds.is_empty() || one.kinds.contains(&kind))
+        };
+        if let Some(one) = inert.iter().find(matches) {
+            check.warning(&At::top("metadata").field(list).key(name), one.advice);
+        }
+    }
+}
+
+/// True if the object's annotation says that a finding of this code is known (`IST0107,IST0101`, or `*`).
+pub fn is_suppressed(annotations: &BTreeMap<String, String>, code: Option<&str>) -> bool {
+    let listed = annotations.get(annotation::ANALYZE_SUPPRESS).map_or("", String::as_str);
+    listed.split(',').map(str::trim).any(|word| word == "*" || Some(word) == code)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::source::tests::check;
+
+    #[test]
+    fn labels_and_annotations_without_effect_are_reported() {
+        check(
+            "apiVersion: v1
+kind: Pod
+metadata:
+  name: a
+  labels: {app: a, istio.io/rev: canary}
+  annotations:
+    sidecar.istio.io/status: ''
+    sidecar.istio.io/proxyCPU: 100m
+    prometheus.io/port: '9090'
+    traffic.sidecar.istio.io/excludeOutboundPorts: '3306'
+spec: {containers: []}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: a, annotations: {networking.istio.io/traffic-distribution: PreferClose, networking.istio.io/exportTo: '*'}}
+spec: {ports: [{port: 80}], sessionAffinity: None, internalTrafficPolicy: Local}
+",
+            "a.yaml:5:20: warning[IST0106]: Pod default/a: metadata.labels[istio.io/rev]: has no effect yet: one control plane reads objects of every revision; remove it, or keep the other object out
+a.yaml:8:5: warning[IST0106]: Pod default/a: metadata.annotations[sidecar.istio.io/proxyCPU]: has no effect: nothing is injected; set it where the workload's proxy is started
+a.yaml:10:5: warning[IST0106]: Pod default/a: metadata.annotations[traffic.sidecar.istio.io/excludeOutboundPorts]: has no effect: nothing is injected; give it to `mesh-proxy redirect`, which captures traffic
+a.yaml:15:35: warning[IST0106]: Service default/a: metadata.annotations[networking.istio.io/traffic-distribution]: has no effect yet; give a DestinationRule with outlierDetection, which keeps requests near
+a.yaml:16:52: warning[IST0106]: Service default/a: spec.internalTrafficPolicy: has no effect yet: endpoints everywhere are used; give a DestinationRule with outlierDetection, which keeps requests near
+",
+        );
+    }
+
+    #[test]
+    fn findings_that_are_known_are_suppressed_but_never_what_refuses() {
+        let service = |codes: &str, port: u16| {
+            format!(
+                "apiVersion: v1
+kind: Service
+metadata: {{name: a, annotations: {{galley.istio.io/analyze-suppress: '{codes}'}}}}
+spec: {{ports: [{{port: {port}}}], sessionAffinity: ClientIP}}
+"
+            )
+        };
+        let warned = "a.yaml:4:29: warning[IST0106]: Service default/a: spec.sessionAffinity: has no effect on connections that a proxy makes; remove it\n";
+        for (codes, port, expected) in [
+            ("IST0101, IST0002", 80, warned),
+            ("IST0101, IST0106", 80, ""),
+            ("*", 80, ""),
+            (
+                "*",
+                0,
+                "a.yaml:4:17: error[IST0106]: Service default/a: spec.ports[0].port: 0 is not a port; ports are 1 to 65535\n",
+            ),
+        ] {
+            check(&service(codes, port), expected);
+        }
+    }
+}
