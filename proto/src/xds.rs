@@ -8,6 +8,7 @@ use envoy_types::pb::envoy;
 pub use envoy::config::accesslog::v3 as accesslog;
 pub use envoy::config::bootstrap::v3 as bootstrap;
 pub use envoy::config::cluster::v3 as cluster;
+pub use envoy::config::common::matcher::v3 as common_matcher;
 pub use envoy::config::core::v3 as core;
 pub use envoy::config::endpoint::v3 as endpoint;
 pub use envoy::config::listener::v3 as listener;

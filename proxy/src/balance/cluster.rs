@@ -49,6 +49,8 @@ pub struct ClusterConfig {
     pub limits: Limits,
     /// Outlier detection.
     pub outlier: Option<OutlierConfig>,
+    /// The statuses that it counts as failures; 5xx when absent.
+    pub outlier_errors: Option<Vec<u16>>,
     /// TCP keep-alive: probes, time, interval.
     pub tcp_keepalive: Option<(Option<u32>, Option<Duration>, Option<Duration>)>,
     /// Address that connections to endpoints come from (`upstream_bind_config`); the system's choice when absent.
@@ -342,6 +344,14 @@ impl Cluster {
                 let share = f64::from(self.usage.count(Resource::Requests)) * percent / 100.0;
                 (share as u32).max(least)
             }
+        }
+    }
+
+    /// An answer as outlier detection sees it: by the statuses that the cluster names, if it names any (OD8).
+    pub fn judge(&self, status: u16) -> Observation {
+        match &self.config.outlier_errors {
+            None => Observation::Status(status),
+            Some(errors) => Observation::Judged { status, failed: errors.contains(&status) },
         }
     }
 

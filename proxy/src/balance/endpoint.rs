@@ -84,9 +84,9 @@ impl Live {
     pub(super) fn count(&self, seen: Observation) {
         self.total.fetch_add(1, Ordering::Relaxed);
         match seen {
-            Observation::Status(status) if status < 500 => {}
+            Observation::Status(status) | Observation::Judged { status, .. } if status < 500 => {}
             Observation::Connected => {}
-            Observation::Status(_) => {
+            Observation::Status(_) | Observation::Judged { .. } => {
                 self.failed.fetch_add(1, Ordering::Relaxed);
             }
             Observation::LocalFailure => {

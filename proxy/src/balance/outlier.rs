@@ -1,4 +1,4 @@
-//! Outlier detection: endpoints that fail are left out for a while (OD1–OD7).
+//! Outlier detection: endpoints that fail are left out for a while (OD1–OD8).
 //!
 //! Ejection happens at the failure that completes the row; its end is noticed at the next pick, so nothing runs in between.
 //! Source: <https://www.envoyproxy.io/docs/envoy/latest/intro/arch_overview/upstream/outlier>.
@@ -46,6 +46,13 @@ impl Default for OutlierConfig {
 pub enum Observation {
     /// The endpoint answered with this status.
     Status(u16),
+    /// It answered, and the cluster has an opinion of its own on the status.
+    Judged {
+        /// The status.
+        status: u16,
+        /// True if it is a failure.
+        failed: bool,
+    },
     /// It could not be reached, reset, or did not answer in time.
     LocalFailure,
     /// A connection was made (TCP).
@@ -76,7 +83,13 @@ impl OutlierState {
             let count = counter.fetch_add(1, Ordering::Relaxed) + 1;
             limit != 0 && count >= limit
         };
+        // As in Envoy, what the cluster itself calls a failure counts as a 500, and so is no gateway error.
+        let seen = match seen {
+            Observation::Judged { failed, .. } => Observation::Status(if failed { 500 } else { 200 }),
+            seen => seen,
+        };
         match seen {
+            Observation::Judged { .. } => false,
             Observation::LocalFailure if config.split_local => row(&self.local, config.consecutive_local),
             // Without the split a local failure is what the client sees of it: a 503.
             Observation::LocalFailure => {
@@ -131,6 +144,7 @@ mod tests {
 
     #[test]
     fn rows_of_failures_eject() {
+        let own = |status, failed| Observation::Judged { status, failed };
         let five = OutlierConfig { consecutive_5xx: 3, ..OutlierConfig::default() };
         let gateway = OutlierConfig { consecutive_5xx: 0, consecutive_gateway: 2, ..OutlierConfig::default() };
         let split =
@@ -144,6 +158,9 @@ mod tests {
             (split, &[LocalFailure, Connected, LocalFailure], false),
             (split, &[LocalFailure, LocalFailure], true),
             (split, &[Status(500), Status(500), Status(500)], false),
+            (five, &[own(429, true), own(503, true), own(429, true)], true),
+            (five, &[own(503, false), own(503, false), own(503, false)], false),
+            (gateway, &[own(503, true), own(503, true), own(503, true)], false),
         ] {
             let state = OutlierState::default();
             let ejected = seen.iter().any(|seen| state.observe(&config, *seen));

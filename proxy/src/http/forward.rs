@@ -548,7 +548,7 @@ fn observe(cluster: &Cluster, endpoint: &Endpoint, tried: &Tried) {
                 Some(14) => Observation::Status(503),
                 Some(2 | 13) => Observation::Status(500),
                 Some(4) => Observation::Status(504),
-                _ => Observation::Status(response.status().as_u16()),
+                _ => cluster.judge(response.status().as_u16()),
             }
         }
         Err((error, _)) if error.is_upstream() => Observation::LocalFailure,

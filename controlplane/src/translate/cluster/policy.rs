@@ -10,7 +10,7 @@ use mesh_proto::xds::cluster::cluster::{
 };
 use mesh_proto::xds::cluster::{self, CircuitBreakers, Cluster, circuit_breakers};
 use mesh_proto::xds::http_protocol_options::http_protocol_options as upstream;
-use mesh_proto::xds::{core, envoy_type, http_protocol_options, pack};
+use mesh_proto::xds::{common_matcher, core, envoy_type, http_protocol_options, matcher, pack, route};
 
 use super::super::wire;
 use crate::model::{Node, Protocol};
@@ -127,10 +127,18 @@ pub fn connection_pool(cluster: &mut Cluster, policy: &TrafficPolicy, speaks: Sp
             .and_then(wire::number),
         ..Default::default()
     };
-    http_options(cluster, speaks, common, &http);
+    let errors = policy.outlier_detection.as_ref().map(|raw| raw.outlier_detection_http_error_codes.as_slice());
+    http_options(cluster, speaks, common, &http, errors.unwrap_or_default());
 }
 
-fn http_options(cluster: &mut Cluster, speaks: Speaks, common: core::HttpProtocolOptions, http: &HttpSettings) {
+/// `errors` are the statuses that outlier detection counts (OD8); all 5xx if none is named.
+fn http_options(
+    cluster: &mut Cluster,
+    speaks: Speaks,
+    common: core::HttpProtocolOptions,
+    http: &HttpSettings,
+    errors: &[u32],
+) {
     let http2 = || core::Http2ProtocolOptions {
         max_concurrent_streams: u32::try_from(http.max_concurrent_streams)
             .ok()
@@ -166,9 +174,36 @@ fn http_options(cluster: &mut Cluster, speaks: Speaks, common: core::HttpProtoco
     let message = http_protocol_options::HttpProtocolOptions {
         common_http_protocol_options: (!empty).then_some(common),
         upstream_protocol_options: Some(options),
+        outlier_detection: (!errors.is_empty())
+            .then(|| upstream::OutlierDetection { error_matcher: Some(any_status(errors)) }),
         ..Default::default()
     };
     cluster.typed_extension_protocol_options.insert(HTTP_OPTIONS.to_owned(), pack(&message));
+}
+
+/// Matches answers with one of these statuses.
+fn any_status(statuses: &[u32]) -> common_matcher::MatchPredicate {
+    use common_matcher::match_predicate::{MatchSet, Rule};
+    let one = |status: &u32| {
+        let matcher = matcher::StringMatcher {
+            match_pattern: Some(matcher::string_matcher::MatchPattern::Exact(status.to_string())),
+            ..Default::default()
+        };
+        let header = route::HeaderMatcher {
+            name: ":status".to_owned(),
+            header_match_specifier: Some(route::header_matcher::HeaderMatchSpecifier::StringMatch(matcher)),
+            ..Default::default()
+        };
+        let headers = common_matcher::HttpHeadersMatch { headers: vec![header] };
+        common_matcher::MatchPredicate { rule: Some(Rule::HttpResponseHeadersMatch(headers)) }
+    };
+    match statuses {
+        [only] => one(only),
+        several => {
+            let set = MatchSet { rules: several.iter().map(one).collect() };
+            common_matcher::MatchPredicate { rule: Some(Rule::OrMatch(set)) }
+        }
+    }
 }
 
 fn tcp_keepalive(raw: &TcpKeepalive) -> core::TcpKeepalive {
@@ -242,7 +277,7 @@ fn slow_start(settings: &LoadBalancerSettings) -> Option<cluster::cluster::SlowS
     })
 }
 
-/// Writes the ejection of failing hosts (OD1–OD7). Source: Istio's `applyOutlierDetection`.
+/// Writes the ejection of failing hosts (OD1–OD8). Source: Istio's `applyOutlierDetection`.
 pub fn outlier_detection(cluster: &mut Cluster, raw: Option<&OutlierDetection>) {
     let Some(raw) = raw else { return };
     let positive = |value: i32| u32::try_from(value).ok().filter(|value| *value > 0).and_then(wire::number);

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesh_proto::xds::{cluster, core, endpoint, http_protocol_options as options, tls, wkt};
+use mesh_proto::xds::{cluster, common_matcher, core, endpoint, http_protocol_options as options, tls, wkt};
 
 use super::{
     At, Context, Decoded, Refusal, duration, each, istio_metadata, limit, metadata_string, optional_duration, required,
@@ -77,6 +77,7 @@ pub fn cluster(raw: &cluster::Cluster, context: &Context) -> Decoded<(ClusterCon
         http2_keepalive: http.keepalive,
         limits: limits(raw)?,
         outlier: raw.outlier_detection.as_ref().map(outlier).transpose().at("outlier_detection")?,
+        outlier_errors: http.errors,
         source: source(raw).at("upstream_bind_config")?,
         tcp_keepalive: keepalive.map(|keepalive| {
             let seconds =
@@ -240,6 +241,7 @@ struct Http {
     max_streams: Option<u32>,
     windows: (Option<u32>, Option<u32>),
     keepalive: Option<(Duration, Duration)>,
+    errors: Option<Vec<u16>>,
 }
 
 /// HTTP options, from the extension or from the older fields of the cluster itself.
@@ -255,6 +257,7 @@ fn http(raw: &cluster::Cluster) -> Decoded<Http> {
         max_streams: None,
         windows: (None, None),
         keepalive: None,
+        errors: None,
     };
     if let Some(h2) = &raw.http2_protocol_options {
         http2(h2, &mut http).at("http2_protocol_options")?;
@@ -272,6 +275,9 @@ fn http(raw: &cluster::Cluster) -> Decoded<Http> {
             limit("common_http_protocol_options.max_connection_duration", &common.max_connection_duration, None)
                 .at(&path)?;
         http.max_requests = common.max_requests_per_connection.as_ref().map(|number| number.value);
+    }
+    if let Some(matcher) = extension.outlier_detection.as_ref().and_then(|raw| raw.error_matcher.as_ref()) {
+        http.errors = Some(error_statuses(matcher).at("outlier_detection.error_matcher").at(&path)?);
     }
     match extension.upstream_protocol_options.as_ref() {
         None => {}
@@ -300,6 +306,32 @@ fn http(raw: &cluster::Cluster) -> Decoded<Http> {
         }
     }
     Ok(http)
+}
+
+/// The statuses that a matcher of answers names, which may name nothing else.
+fn error_statuses(raw: &common_matcher::MatchPredicate) -> Decoded<Vec<u16>> {
+    use common_matcher::match_predicate::Rule;
+    use mesh_proto::xds::matcher::string_matcher::MatchPattern;
+    use mesh_proto::xds::route::header_matcher::HeaderMatchSpecifier as H;
+    match raw.rule.as_ref() {
+        Some(Rule::OrMatch(set)) => Ok(each("or_match.rules", &set.rules, error_statuses)?.concat()),
+        Some(Rule::HttpResponseHeadersMatch(raw)) => {
+            let only = match raw.headers.as_slice() {
+                [only] if only.name == ":status" && !only.invert_match => only.header_match_specifier.as_ref(),
+                _ => None,
+            };
+            let status = match only {
+                Some(H::StringMatch(string)) => match string.match_pattern.as_ref() {
+                    Some(MatchPattern::Exact(status)) => status.parse().ok(),
+                    _ => None,
+                },
+                _ => None,
+            };
+            let message = "only exact matches of `:status` are supported";
+            Ok(vec![status.ok_or_else(|| Refusal::field("http_response_headers_match.headers", message))?])
+        }
+        _ => Err(Refusal::new("only or_match and http_response_headers_match are supported")),
+    }
 }
 
 fn http2(raw: &core::Http2ProtocolOptions, http: &mut Http) -> Decoded<()> {

@@ -87,8 +87,12 @@ const TABLE: &[(&str, &str)] = &[
     ),
     (
         "ext.upstreams.http.HttpProtocolOptions",
-        "common_http_protocol_options explicit_http_config use_downstream_protocol_config auto_config",
+        "common_http_protocol_options explicit_http_config use_downstream_protocol_config auto_config outlier_detection",
     ),
+    ("ext.upstreams.http.HttpProtocolOptions.OutlierDetection", "error_matcher"),
+    ("config.common.matcher.MatchPredicate", "or_match http_response_headers_match"),
+    ("config.common.matcher.MatchPredicate.MatchSet", "rules"),
+    ("config.common.matcher.HttpHeadersMatch", "headers"),
     (
         "ext.upstreams.http.HttpProtocolOptions.common_http_protocol_options",
         "idle_timeout max_connection_duration max_requests_per_connection",
