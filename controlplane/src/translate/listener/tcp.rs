@@ -1,6 +1,5 @@
 //! Opaque connections of a client's side: the filters that send them to a cluster (VC1, VT1, CP4, CP5).
 
-use mesh_proto::crd::destination_rule::{TcpSettings, TrafficPolicy};
 use mesh_proto::crd::virtual_service::RouteDestination;
 use mesh_proto::names::cluster;
 use mesh_proto::xds::tcp_proxy::{TcpProxy, tcp_proxy};
@@ -8,6 +7,7 @@ use mesh_proto::xds::{envoy_type, listener, pack};
 
 use super::{egress, filters};
 use crate::model::{Node, PushContext};
+use crate::translate::cluster::policy;
 use crate::translate::route::Site;
 use crate::translate::route::destination::Clusters;
 use crate::translate::wire;
@@ -44,7 +44,7 @@ fn proxy(site: &Site<'_>, to: &Clusters, host: &str, subset: &str, rule: &str) -
         access_log: filters::logs(site.context, site.node),
         ..Default::default()
     };
-    limits(&mut proxy, site, host, subset);
+    limits(&mut proxy, site, to, host, subset);
     proxy
 }
 
@@ -79,34 +79,27 @@ fn chain(before: Vec<listener::Filter>, proxy: &TcpProxy) -> Vec<listener::Filte
 }
 
 /// Timeouts and affinity that the destination's rule sets.
-fn limits(proxy: &mut TcpProxy, site: &Site<'_>, host: &str, subset: &str) {
+fn limits(proxy: &mut TcpProxy, site: &Site<'_>, to: &Clusters, host: &str, subset: &str) {
     let Some(service) = site.service(host) else { return };
     let Some(rule) = site.context.destination_rule(site.node, service) else { return };
-    let own = rule.spec.subsets.iter().find(|one| !subset.is_empty() && one.name == subset);
-    let levels = [own.and_then(|one| one.traffic_policy.as_ref()), rule.spec.traffic_policy.as_ref()];
-    let levels = || levels.into_iter().flatten();
-    if let Some(settings) = levels().find_map(tcp_settings) {
+    let first = match to {
+        Clusters::One(name) => Some(name),
+        Clusters::Weighted(shares) => shares.first().map(|(name, _)| name),
+    };
+    let port = first.and_then(|name| cluster::parse(name)).map_or(site.port, |parsed| parsed.port);
+    let traffic = policy::effective(Some(&rule.spec), (!subset.is_empty()).then_some(subset), port);
+    if let Some(settings) = traffic.connection_pool.as_ref().and_then(|pool| pool.tcp.as_ref()) {
         proxy.idle_timeout = settings.idle_timeout.map(|timeout| wire::duration(timeout.0));
         proxy.max_downstream_connection_duration =
             settings.max_connection_duration.map(|duration| wire::duration(duration.0));
     }
-    let sticky = |policy: &TrafficPolicy| {
-        policy
-            .load_balancer
-            .as_ref()
-            .and_then(|balancer| balancer.consistent_hash.as_ref())
-            .map(|hash| hash.use_source_ip)
-    };
+    let hash = traffic.load_balancer.as_ref().and_then(|balancer| balancer.consistent_hash.as_ref());
     // Our own proxy does not balance by hash yet.
-    if levels().find_map(sticky) == Some(Some(true)) && !site.node.ferromesh {
+    if hash.is_some_and(|hash| hash.use_source_ip == Some(true)) && !site.node.ferromesh {
         use envoy_type::hash_policy::{PolicySpecifier, SourceIp};
         proxy.hash_policy =
             vec![envoy_type::HashPolicy { policy_specifier: Some(PolicySpecifier::SourceIp(SourceIp::default())) }];
     }
-}
-
-fn tcp_settings(policy: &TrafficPolicy) -> Option<&TcpSettings> {
-    policy.connection_pool.as_ref()?.tcp.as_ref()
 }
 
 /// Host and subset of the first destination of a route, whose rule sets the limits.
