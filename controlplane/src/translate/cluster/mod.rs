@@ -179,7 +179,7 @@ pub struct InboundPort {
     pub targets: Vec<Target>,
     /// The listener of the Sidecar that it comes from.
     pub ingress: Option<IstioIngressListener>,
-    /// Limits that a Sidecar sets (SC4).
+    /// Limits: of the Sidecar's listener, of the Sidecar, or of the service's rule, in this order (SC4, DR10).
     pub pool: Option<ConnectionPoolSettings>,
 }
 
@@ -188,14 +188,20 @@ pub fn inbound_ports(context: &PushContext, node: &Node) -> Vec<InboundPort> {
     let sidecar = context.sidecar(node);
     let pool = sidecar.as_ref().and_then(|sidecar| sidecar.spec.inbound_connection_pool.clone());
     let targets = context.targets(node);
+    let of_rule = |targets: &[Target]| {
+        let target = targets.first()?;
+        let rule = context.destination_rule(node, &target.service)?;
+        policy::effective(Some(&rule.spec), None, target.port.number).connection_pool
+    };
     let ingress = sidecar.iter().flat_map(|sidecar| sidecar.spec.ingress.iter());
     let from_sidecar = ingress.filter_map(|listener| {
         let number = u16::try_from(listener.port.number).ok().filter(|number| *number > 0)?;
+        let targets: Vec<Target> = targets.iter().filter(|target| target.target_port == number).cloned().collect();
         Some(InboundPort {
             number,
             protocol: Protocol::parse(&listener.port.protocol).unwrap_or(Protocol::Unknown),
-            targets: targets.iter().filter(|target| target.target_port == number).cloned().collect(),
-            pool: listener.connection_pool.clone().or_else(|| pool.clone()),
+            pool: listener.connection_pool.clone().or_else(|| pool.clone()).or_else(|| of_rule(&targets)),
+            targets,
             ingress: Some(listener.clone()),
         })
     });
@@ -210,9 +216,9 @@ pub fn inbound_ports(context: &PushContext, node: &Node) -> Vec<InboundPort> {
     let ports = ports.into_iter().map(|(number, targets)| InboundPort {
         number,
         protocol: targets.first().map_or(Protocol::Unknown, |target| target.port.protocol),
+        pool: pool.clone().or_else(|| of_rule(&targets)),
         targets,
         ingress: None,
-        pool: pool.clone(),
     });
     ports.collect()
 }
@@ -220,15 +226,7 @@ pub fn inbound_ports(context: &PushContext, node: &Node) -> Vec<InboundPort> {
 fn inbound(context: &PushContext, node: &Node) -> Vec<Cluster> {
     let ports = inbound_ports(context, node).into_iter().map(|port| {
         let name = names::inbound(port.number);
-        let first = port.targets.first();
-        // The rule's limits hold for the server too, unless a Sidecar sets others (DR10).
-        let of_rule = || {
-            let target = first?;
-            let rule = context.destination_rule(node, &target.service)?;
-            policy::effective(Some(&rule.spec), None, target.port.number).connection_pool
-        };
-        let pool = port.pool.clone().or_else(of_rule);
-        let traffic = TrafficPolicy { connection_pool: pool, ..Default::default() };
+        let traffic = TrafficPolicy { connection_pool: port.pool.clone(), ..Default::default() };
         let mut cluster = Cluster {
             load_assignment: Some(eds::ClusterLoadAssignment {
                 cluster_name: name.clone(),
