@@ -100,6 +100,13 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// The path of a Unix socket. Names in the abstract namespace (`@name`) are none.
+    pub(super) fn unix_socket(&mut self, at: &At, text: &str) {
+        if !text.strip_prefix("unix://").is_some_and(|path| path.starts_with('/') && path.len() > 1) {
+            self.error(at, format!("`{text}` is not a Unix socket; write unix:///PATH"));
+        }
+    }
+
     /// A port number.
     pub(super) fn port(&mut self, at: &At, port: u32) {
         if !(1..=65535).contains(&port) {

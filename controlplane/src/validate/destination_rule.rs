@@ -177,11 +177,12 @@ fn outlier_detection(check: &mut Check<'_>, at: &At, outliers: &OutlierDetection
     check.duration(&at.field("baseEjectionTime"), outliers.base_ejection_time, false);
     check.percent(&at.field("maxEjectionPercent"), f64::from(outliers.max_ejection_percent));
     check.percent(&at.field("minHealthPercent"), f64::from(outliers.min_health_percent));
-    check.unsupported(
-        !outliers.outlier_detection_http_error_codes.is_empty(),
-        &at.field("outlierDetectionHttpErrorCodes"),
-        " and use consecutive5xxErrors or consecutiveGatewayErrors",
-    );
+    for (index, status) in outliers.outlier_detection_http_error_codes.iter().enumerate() {
+        if !(100..=599).contains(status) {
+            let at = at.field("outlierDetectionHttpErrorCodes").index(index);
+            check.error(&at, format!("{status} is not a status of HTTP; use 100 to 599"));
+        }
+    }
 }
 
 fn client_tls(check: &mut Check<'_>, at: &At, tls: &ClientTlsSettings) {

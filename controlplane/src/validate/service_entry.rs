@@ -100,6 +100,9 @@ fn resolution(check: &mut Check<'_>, spec: &ServiceEntry) {
     for (index, endpoint) in spec.endpoints.iter().enumerate() {
         let at = At::top("endpoints").index(index);
         workload_entry(check, &at, endpoint, dns);
+        if dns && endpoint.address.starts_with("unix:") {
+            check.error(&at.field("address"), "is a Unix socket, which DNS does not find; use resolution STATIC");
+        }
         for name in endpoint.ports.keys() {
             if !names.contains(&name.as_str()) {
                 let message = format!("the service has no port named `{name}`; its ports are {}", names.join(", "));
@@ -149,7 +152,10 @@ pub(super) fn check_workload_entry(check: &mut Check<'_>, spec: &WorkloadEntry) 
 fn workload_entry(check: &mut Check<'_>, at: &At, entry: &WorkloadEntry, dns: bool) {
     let address = at.field("address");
     if entry.address.starts_with("unix:") || entry.address.starts_with('/') {
-        check.error(&address, "Unix sockets are not supported yet; give an IP address");
+        check.unix_socket(&address, &entry.address);
+        if !entry.ports.is_empty() {
+            check.error(&at.field("ports"), "have no place in a Unix socket; remove them");
+        }
     } else if entry.address.is_empty() {
         // Istio allows it for a workload of another network, reached by that network's gateway (MU2), which the mesh does not have.
         check.error(&address, "is missing; give an IP address or a DNS name");

@@ -63,8 +63,8 @@ fn ingress(check: &mut Check<'_>, at: &At, listener: &IstioIngressListener) {
     bind(check, &at.field("bind"), &listener.bind);
     let endpoint = &listener.default_endpoint;
     let field = at.field("defaultEndpoint");
-    if endpoint.starts_with("unix:") {
-        check.error(&field, "Unix sockets are not supported yet; write 127.0.0.1:PORT");
+    if endpoint.starts_with("unix:") || endpoint.starts_with('/') {
+        check.unix_socket(&field, endpoint);
     } else if !endpoint.is_empty() {
         let local = ["127.0.0.1:", "0.0.0.0:", "[::1]:", "[::]:"]
             .iter()
@@ -119,19 +119,16 @@ fn egress(check: &mut Check<'_>, at: &At, listener: &IstioEgressListener) {
     }
 }
 
-/// `namespace/host`; the namespace may be `*`, `.`, or `~` for none.
+/// `namespace/host`; the namespace may be `*`, `.`, or `~` for none; `~namespace/host` takes out what others let in.
 fn egress_host(check: &mut Check<'_>, at: &At, host: &str) {
     let Some((namespace, name)) = host.split_once('/') else {
         return check.error(at, format!("`{host}` names no namespace; write `namespace/host`, `./host` or `*/host`"));
     };
-    match namespace {
+    match namespace.strip_prefix('~').filter(|rest| !rest.is_empty()).unwrap_or(namespace) {
         "~" if name != "*" => {
             check.error(at, format!("`{host}`: only `~/*` (nothing) can follow `~`; write that, or a namespace"))
         }
         "*" | "." | "~" => {}
-        exclusion if exclusion.starts_with('~') => {
-            return check.error(at, "exclusions (`~namespace/…`) are not supported yet; name what may be reached");
-        }
         namespace if is_dns_label(namespace) => {}
         _ => check.error(at, format!("`{namespace}` is not a namespace; write `namespace/host`, `./host` or `*/host`")),
     }

@@ -360,7 +360,7 @@ spec:
     connectionPool:
       tcp: {maxConnections: -1, connectTimeout: 0s, tcpKeepalive: {time: 100ms}}
       http: {useClientProtocol: true, h2UpgradePolicy: UPGRADE, http2KeepAlive: {timeout: 0s}, idleTimeout: 0s}
-    outlierDetection: {consecutiveErrors: 5, consecutiveLocalOriginFailures: 3, maxEjectionPercent: 101, outlierDetectionHttpErrorCodes: [500]}
+    outlierDetection: {consecutiveErrors: 5, consecutiveLocalOriginFailures: 3, maxEjectionPercent: 101, outlierDetectionHttpErrorCodes: [500, 42]}
     retryBudget: {percent: {value: 200}, budgetInterval: 5s}
 ",
 "a.yaml:8:13: error[IST0106]: DestinationRule default/a: trafficPolicy.connectionPool.tcp.maxConnections: -1 is negative; give 0 or more
@@ -372,7 +372,7 @@ a.yaml:9:82: error[IST0106]: DestinationRule default/a: trafficPolicy.connection
 a.yaml:10:24: error[IST0106]: DestinationRule default/a: trafficPolicy.outlierDetection.consecutiveErrors: was removed from Istio; use consecutive5xxErrors or consecutiveGatewayErrors
 a.yaml:10:46: error[IST0106]: DestinationRule default/a: trafficPolicy.outlierDetection.consecutiveLocalOriginFailures: has no effect while errors are not told apart; set splitExternalLocalOriginErrors: true
 a.yaml:10:81: error[IST0106]: DestinationRule default/a: trafficPolicy.outlierDetection.maxEjectionPercent: 101 is not a percentage; give 0 to 100
-a.yaml:10:106: error[IST0106]: DestinationRule default/a: trafficPolicy.outlierDetection.outlierDetectionHttpErrorCodes: is not supported yet; remove it and use consecutive5xxErrors or consecutiveGatewayErrors
+a.yaml:10:144: error[IST0106]: DestinationRule default/a: trafficPolicy.outlierDetection.outlierDetectionHttpErrorCodes[1]: 42 is not a status of HTTP; use 100 to 599
 a.yaml:11:19: error[IST0106]: DestinationRule default/a: trafficPolicy.retryBudget.percent: 200 is not a percentage; give 0 to 100
 a.yaml:11:42: error[IST0106]: DestinationRule default/a: trafficPolicy.retryBudget.budgetInterval: is not supported yet; remove it; the budget counts the requests under way
 ",
@@ -518,7 +518,7 @@ a.yaml:7:54: error[IST0106]: ServiceEntry default/a: ports[1].number: 80 is give
 a.yaml:7:66: error[IST0106]: ServiceEntry default/a: ports[1].name: `http` is given twice; ports have names of their own
 a.yaml:7:78: error[IST0106]: ServiceEntry default/a: ports[1].protocol: `FTP` is not a protocol; use one of HTTP, HTTPS, GRPC, GRPC-WEB, HTTP2, MONGO, TCP, TLS, UDP, REDIS, MYSQL
 a.yaml:7:93: error[IST0106]: ServiceEntry default/a: ports[1].targetPort: 0 is not a port; ports are 1 to 65535
-a.yaml:9:16: error[IST0106]: ServiceEntry default/a: endpoints[0].address: Unix sockets are not supported yet; give an IP address
+a.yaml:9:16: error[IST0106]: ServiceEntry default/a: endpoints[0].address: is a Unix socket, which DNS does not find; use resolution STATIC
 a.yaml:9:64: error[IST0106]: ServiceEntry default/a: endpoints[1].ports[https]: the service has no port named `https`; its ports are http, http
 a.yaml:9:79: error[IST0106]: ServiceEntry default/a: endpoints[2].address: `b c` is neither an IP address nor a DNS name
 a.yaml:10:3: error[IST0106]: ServiceEntry default/a: workloadSelector: stands beside endpoints; give one of them
@@ -599,7 +599,7 @@ kind: Sidecar
 metadata: {name: a}
 spec:
   egress:
-  - hosts: [a, '~/x', '~ns/*', './*', 'a_b/*', '~/*']
+  - hosts: [a, '~/x', '~n_s/*', './*', 'a_b/*', '~/*']
     captureMode: NONE
   - port: {number: 80, protocol: HTTP}
     hosts: []
@@ -613,8 +613,8 @@ spec:
 "a.yaml:6:5: error[IST0106]: Sidecar default/a: egress[0]: has no port, so it takes every port that no other listener has; move it to the end, and have one such
 a.yaml:6:13: error[IST0106]: Sidecar default/a: egress[0].hosts[0]: `a` names no namespace; write `namespace/host`, `./host` or `*/host`
 a.yaml:6:16: error[IST0106]: Sidecar default/a: egress[0].hosts[1]: `~/x`: only `~/*` (nothing) can follow `~`; write that, or a namespace
-a.yaml:6:23: error[IST0106]: Sidecar default/a: egress[0].hosts[2]: exclusions (`~namespace/…`) are not supported yet; name what may be reached
-a.yaml:6:39: error[IST0106]: Sidecar default/a: egress[0].hosts[4]: `a_b` is not a namespace; write `namespace/host`, `./host` or `*/host`
+a.yaml:6:23: error[IST0106]: Sidecar default/a: egress[0].hosts[2]: `~n_s` is not a namespace; write `namespace/host`, `./host` or `*/host`
+a.yaml:6:40: error[IST0106]: Sidecar default/a: egress[0].hosts[4]: `a_b` is not a namespace; write `namespace/host`, `./host` or `*/host`
 a.yaml:7:5: error[IST0106]: Sidecar default/a: egress[0].captureMode: needs a port to be bound; give port
 a.yaml:9:5: error[IST0106]: Sidecar default/a: egress[1].hosts: is empty; name what may be reached, such as `./*`, or `~/*` for nothing
 a.yaml:10:5: error[IST0106]: Sidecar default/a: egress[1].bind: `x` is not an IP address
@@ -634,13 +634,13 @@ metadata: {name: a}
 spec:
   ingress:
   - port: {number: 80, protocol: HTTP}
-    defaultEndpoint: unix:///a
+    defaultEndpoint: unix:a
     tls: {mode: SIMPLE}
   - port: {number: 80, protocol: HTTP}
     defaultEndpoint: 10.0.0.1:80
     connectionPool: {}
 ",
-"a.yaml:7:5: error[IST0106]: Sidecar default/a: ingress[0].defaultEndpoint: Unix sockets are not supported yet; write 127.0.0.1:PORT
+"a.yaml:7:5: error[IST0106]: Sidecar default/a: ingress[0].defaultEndpoint: `unix:a` is not a Unix socket; write unix:///PATH
 a.yaml:8:5: error[IST0106]: Sidecar default/a: ingress[0].tls: is not supported yet; remove it and use mesh mTLS, or end TLS in the application
 a.yaml:9:12: error[IST0106]: Sidecar default/a: ingress[1].port.number: 80 is given twice; remove one
 a.yaml:10:5: error[IST0106]: Sidecar default/a: ingress[1].defaultEndpoint: `10.0.0.1:80` is not an endpoint of the workload; write 127.0.0.1:PORT or 0.0.0.0:PORT
@@ -939,7 +939,7 @@ fn what_is_supported_has_no_findings() {
                connectionPool: {tcp: {maxConnections: 1, connectTimeout: 1s, tcpKeepalive: {probes: 3, time: 7200s, interval: 75s}, maxConnectionDuration: 1h, idleTimeout: 0s},
                  http: {http1MaxPendingRequests: 1, http2MaxRequests: 1, maxRequestsPerConnection: 1, maxRetries: 1, idleTimeout: 1s, h2UpgradePolicy: UPGRADE, maxConcurrentStreams: 1, http2KeepAlive: {interval: 10s, timeout: 1s}}},
                outlierDetection: {consecutive5xxErrors: 0, consecutiveGatewayErrors: 3, splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 5, interval: 1s,
-                 baseEjectionTime: 1s, maxEjectionPercent: 100, minHealthPercent: 0},
+                 baseEjectionTime: 1s, maxEjectionPercent: 100, minHealthPercent: 0, outlierDetectionHttpErrorCodes: [429, 503]},
                tls: {mode: MUTUAL, clientCertificate: /c, privateKey: /k, caCertificates: /a, subjectAltNames: [x], sni: y}, retryBudget: {percent: {value: 20}, minRetryConcurrency: 3},
                portLevelSettings: [{port: {number: 80}, tls: {mode: SIMPLE, insecureSkipVerify: true}}]},
              subsets: [{name: v1, labels: {version: v1}, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}, tls: {mode: ISTIO_MUTUAL}}}, {name: all}]}",
@@ -963,11 +963,14 @@ fn what_is_supported_has_no_findings() {
         ("networking.istio.io/v1 ServiceEntry", "{hosts: ['*.a.com'], ports: [{number: 443, name: tls, protocol: TLS}]}"),
         ("networking.istio.io/v1 ServiceEntry", "{hosts: [a.com], ports: [{number: 443, name: tls, protocol: TLS}], resolution: DNS_ROUND_ROBIN}"),
         ("networking.istio.io/v1 ServiceEntry", "{hosts: [a], ports: [{number: 1, name: tcp}], resolution: STATIC, workloadSelector: {labels: {app: a}}}"),
+        ("networking.istio.io/v1 ServiceEntry", "{hosts: [a], ports: [{number: 1, name: tcp}], resolution: STATIC, endpoints: [{address: 'unix:///run/a.sock'}]}"),
         ("networking.istio.io/v1 WorkloadEntry", "{address: vm.example.com, ports: {http: 80}, labels: {app: a}}"),
         (
             "networking.istio.io/v1 Sidecar",
-            "{workloadSelector: {labels: {app: a}}, ingress: [{port: {number: 80, protocol: HTTP, name: a}, defaultEndpoint: '127.0.0.1:8080', captureMode: NONE, bind: 0.0.0.0}],
-              egress: [{port: {number: 15080, protocol: HTTP_PROXY, name: p}, bind: 127.0.0.1, captureMode: NONE, hosts: ['*/*']}, {hosts: [./*, 'istio-system/*', '*/a.com', '~/*']}],
+            "{workloadSelector: {labels: {app: a}}, ingress: [{port: {number: 80, protocol: HTTP, name: a}, defaultEndpoint: '127.0.0.1:8080', captureMode: NONE, bind: 0.0.0.0},
+                {port: {number: 81, protocol: TCP, name: b}, defaultEndpoint: 'unix:///run/a.sock', connectionPool: {tcp: {maxConnections: 1}}}],
+              inboundConnectionPool: {http: {http2MaxRequests: 1}},
+              egress: [{port: {number: 15080, protocol: HTTP_PROXY, name: p}, bind: 127.0.0.1, captureMode: NONE, hosts: ['*/*']}, {hosts: [./*, 'istio-system/*', '*/a.com', '~/*', '~prod/*', '~./b.com']}],
               outboundTrafficPolicy: {mode: REGISTRY_ONLY}}",
         ),
         ("security.istio.io/v1 PeerAuthentication", "{selector: {matchLabels: {app: a}}, mtls: {mode: STRICT}, portLevelMtls: {8080: {mode: DISABLE}, '8081': {mode: UNSET}}}"),
