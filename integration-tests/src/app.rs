@@ -138,9 +138,27 @@ impl App {
         Ok(address)
     }
 
+    /// Serves the same HTTP at a Unix socket.
+    pub fn serve_unix(&mut self, path: &str) -> Result<()> {
+        let listener = tokio::net::UnixListener::bind(path).with_context(|| path.to_owned())?;
+        let state = self.state.clone();
+        self._tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(serve_http(state.clone(), stream, None));
+            }
+        });
+        Ok(())
+    }
+
     /// Requests that reached it.
     pub fn requests(&self) -> u64 {
         self.state.requests.load(Ordering::SeqCst)
+    }
+
+    /// Requests that are being answered now.
+    pub fn running(&self) -> u64 {
+        self.state.running.load(Ordering::SeqCst)
     }
 
     /// The most requests that were answered at one time.

@@ -400,6 +400,11 @@ impl Mesh {
         Ok(path.display().to_string())
     }
 
+    /// The path of a file that is not there yet.
+    pub fn path(&self, name: &str) -> String {
+        self.directory.join(name).display().to_string()
+    }
+
     /// The address of a workload, where its sidecar listens for others.
     pub async fn workload_address(&self, workload: &str) -> Result<String> {
         let endpoints = self.debug("/debug/adsz").await?;

@@ -1,16 +1,18 @@
 //! The ingress gateway: whom it lets in, by which names, ports and certificates, and how that changes under load.
 
+use std::net::Ipv4Addr;
+
 use http::Method;
 use integration_tests::certs::{Authority, Pair};
 use integration_tests::client::Connection;
 use integration_tests::load::Load;
 use integration_tests::mesh::service_on;
-use integration_tests::{App, Mesh, Shared, until};
+use integration_tests::{App, Client, Mesh, Shared, until};
 
 use super::{object, virtual_service};
 
 static MESH: Shared = Shared::new(|| {
-    Mesh::builder().service("echo", 1).service_in("elsewhere", "far", 1).gateway(&[80, 81, 443, 9000, 9001])
+    Mesh::builder().service("echo", 1).service_in("elsewhere", "far", 1).gateway(&[80, 81, 82, 443, 9000, 9001])
 });
 
 /// Namespace of the gateway, where its secrets lie.
@@ -89,6 +91,38 @@ fn a_gateway_lets_in_the_hosts_it_names() {
             let found = if answer.status == 200 { answer.field("app") } else { answer.status.to_string() };
             assert_eq!(found, expected, "{host}");
         }
+        Ok(())
+    });
+}
+
+/// VS1: addresses are hosts too, of rules and of Gateways.
+#[test]
+fn rules_of_gateways_have_addresses_for_hosts() {
+    MESH.run(async |mesh| {
+        let yaml = gateway("vs1", &http(80, "192.0.2.1, 192.0.2.2")) + &to_echo("vs1", "192.0.2.1");
+        mesh.apply(&yaml).await?;
+        let client = mesh.gateway(80);
+        for (url, expected) in [
+            ("http://192.0.2.1/", 200),
+            ("http://192.0.2.1:80/", 200),
+            ("http://192.0.2.2/", 404),
+            ("http://192.0.2.3/", 404),
+        ] {
+            assert_eq!(client.get(url).status().await, expected, "{url}");
+        }
+        Ok(())
+    });
+}
+
+/// GW2: a server listens at the address that it names only.
+#[test]
+fn a_server_listens_at_the_address_it_names() {
+    MESH.run(async |mesh| {
+        let server = http(82, "gw2.example").replace("hosts:", "bind: 127.0.0.2, hosts:");
+        mesh.apply(&(gateway("gw2", &server) + &to_echo("gw2", "gw2.example"))).await?;
+        let named = Client::new((Ipv4Addr::new(127, 0, 0, 2), mesh.gateway_port(82)).into());
+        until("the server listens", async || named.get("http://gw2.example/").status().await == 200).await;
+        assert_eq!(mesh.gateway(82).get("http://gw2.example/").status().await, 0, "nobody listens elsewhere");
         Ok(())
     });
 }

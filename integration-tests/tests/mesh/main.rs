@@ -9,6 +9,8 @@ mod crowd;
 mod gateways;
 mod lifecycle;
 mod live;
+mod outliers;
+mod pools;
 mod retries;
 mod rotation;
 mod routing;

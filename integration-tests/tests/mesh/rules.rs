@@ -20,6 +20,7 @@ static MESH: Shared = Shared::new(|| {
         .client("closed")
         .client_in("scoped", "third")
         .client("ingress")
+        .client("socket")
 });
 
 /// An HTTP service in the mesh by another name, of the workloads of `echo`.
@@ -541,7 +542,7 @@ fn workload_entries_have_weights_and_ports() {
     });
 }
 
-/// SC2, SC6: a sidecar knows what its Sidecar lets it reach, and is sent nothing else.
+/// SC2, SC6: a sidecar knows what its Sidecar lets it reach and does not take out again, and is sent nothing else.
 #[test]
 fn a_sidecar_is_sent_what_it_may_reach() {
     MESH.run(async |mesh| {
@@ -549,7 +550,8 @@ fn a_sidecar_is_sent_what_it_may_reach() {
             + &virtual_service("sc2-out", "{hosts: [sc2-out], http: [{directResponse: {status: 218}}]}");
         mesh.apply(&yaml).await?;
         let egress = |hosts: &str| format!("{{egress: [{{port: {{number: ${{port}}, protocol: HTTP_PROXY, name: proxy}}, bind: 127.0.0.1, captureMode: NONE, hosts: [{hosts}]}}]}}");
-        for (hosts, inside, outside) in [("'./sc2-in.default.svc.cluster.local'", true, false), ("'./*'", true, true), ("'elsewhere/*'", false, false), ("'*/sc2-out.default.svc.cluster.local'", false, true)] {
+        for (hosts, inside, outside) in [("'./sc2-in.default.svc.cluster.local'", true, false), ("'./*'", true, true), ("'elsewhere/*'", false, false), ("'*/sc2-out.default.svc.cluster.local'", false, true),
+            ("'./*', '~default/sc2-in.default.svc.cluster.local'", false, true), ("'*/*', '~./sc2-out.default.svc.cluster.local'", true, false), ("'*/*', '~elsewhere/*'", true, true), ("'*/*', '~default/*'", false, false)] {
             mesh.set_sidecar("scope", &egress(hosts)).await?;
             let clusters = mesh.admin("scope", "/clusters").await?;
             assert_eq!(clusters.contains("outbound|80||sc2-in.default"), inside, "{hosts}");
@@ -617,6 +619,54 @@ fn ingress_leads_where_the_sidecar_says() {
         mesh.set_sidecar("ingress", &format!("{{ingress: [{{port: {{number: {free}, protocol: HTTP, name: http}}, bind: {address}, captureMode: NONE, defaultEndpoint: '127.0.0.1:{}'}}]}}", app.http.port())).await?;
         let answer = mesh.client("client").get("http://sc3.example/").send().await?;
         assert_eq!((answer.version().as_str(), answer.peer()), ("v7", mesh.identity("client")));
+        Ok(())
+    });
+}
+
+/// SE6, SC3: endpoints at Unix sockets, of services outside the mesh and of an application beside its sidecar.
+#[test]
+fn unix_sockets_are_endpoints() {
+    MESH.run(async |mesh| {
+        let mut app = App::start("socket", "v6").await?;
+        let path = mesh.path("se6.sock");
+        app.serve_unix(&path)?;
+        let address = mesh.workload_address("socket").await?;
+        let free = mesh.client("socket").address().port();
+        let yaml = object("ServiceEntry", "default", "se6", &format!("{{hosts: [se6.example], ports: [{{number: 80, name: http, protocol: HTTP}}], resolution: STATIC, endpoints: [{{address: 'unix://{path}'}}]}}"))
+            + &object("ServiceEntry", "default", "sc3-unix", &format!("{{hosts: [unix.sc3.example], location: MESH_INTERNAL, ports: [{{number: 80, name: http, protocol: HTTP, targetPort: {free}}}], resolution: STATIC, workloadSelector: {{labels: {{app: socket}}}}}}"));
+        mesh.apply(&yaml).await?;
+        mesh.set_sidecar("socket", &format!("{{ingress: [{{port: {{number: {free}, protocol: HTTP, name: http}}, bind: {address}, captureMode: NONE, defaultEndpoint: 'unix://{path}'}}]}}")).await?;
+        for (host, peer) in [("se6.example", String::new()), ("unix.sc3.example", mesh.identity("client"))] {
+            let answer = mesh.client("client").get(&format!("http://{host}/")).send().await?;
+            assert_eq!((answer.version().as_str(), answer.peer()), ("v6", peer), "{host}");
+        }
+        Ok(())
+    });
+}
+
+/// SE1: the addresses of a service lead to it, as its names do.
+#[test]
+fn addresses_of_service_entries_lead_to_them() {
+    MESH.run(async |mesh| {
+        let app = App::start("outside", "v9").await?;
+        mesh.apply(&entry("address.se1.example", &[&app], ", addresses: [240.1.2.3, 240.1.2.4]")).await?;
+        for url in ["http://240.1.2.3/", "http://240.1.2.3:80/", "http://240.1.2.4/", "http://address.se1.example/"] {
+            assert_eq!(mesh.client("client").get(url).send().await?.version(), "v9", "{url}");
+        }
+        Ok(())
+    });
+}
+
+/// WE1: entries have names that DNS finds.
+#[test]
+fn workload_entries_have_names_for_addresses() {
+    MESH.run(async |mesh| {
+        let app = App::start("named", "v8").await?;
+        let yaml = object("WorkloadEntry", "default", "we1-named", &format!("{{address: localhost, ports: {{http: {}}}, labels: {{we1: named}}}}", app.http.port()))
+            + &object("ServiceEntry", "default", "we1-named", "{hosts: [named.we1.example], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DNS, workloadSelector: {labels: {we1: named}}}");
+        mesh.apply(&yaml).await?;
+        let client = mesh.client("client");
+        until("the name is found", async || client.get("http://named.we1.example/").send().await.is_ok_and(|answer| answer.version() == "v8")).await;
         Ok(())
     });
 }
