@@ -249,6 +249,5 @@ fn retry_budget(check: &mut Check<'_>, at: &At, budget: &RetryBudget) {
     if let Some(percent) = budget.percent {
         check.percent(&at.field("percent"), percent.value);
     }
-    let window = budget.budget_interval.is_some_and(|window| !window.0.is_zero());
-    check.unsupported(window, &at.field("budgetInterval"), "; the budget counts the requests under way");
+    check.duration(&at.field("budgetInterval"), budget.budget_interval, true);
 }

@@ -361,7 +361,7 @@ spec:
       tcp: {maxConnections: -1, connectTimeout: 0s, tcpKeepalive: {time: 100ms}}
       http: {useClientProtocol: true, h2UpgradePolicy: UPGRADE, http2KeepAlive: {timeout: 0s}, idleTimeout: 0s}
     outlierDetection: {consecutiveErrors: 5, consecutiveLocalOriginFailures: 3, maxEjectionPercent: 101, outlierDetectionHttpErrorCodes: [500, 42]}
-    retryBudget: {percent: {value: 200}, budgetInterval: 5s}
+    retryBudget: {percent: {value: 200}, budgetInterval: 5us}
 ",
 "a.yaml:8:13: error[IST0106]: DestinationRule default/a: trafficPolicy.connectionPool.tcp.maxConnections: -1 is negative; give 0 or more
 a.yaml:8:33: error[IST0106]: DestinationRule default/a: trafficPolicy.connectionPool.tcp.connectTimeout: 0s is too short; the least is 1ms
@@ -374,7 +374,7 @@ a.yaml:10:46: error[IST0106]: DestinationRule default/a: trafficPolicy.outlierDe
 a.yaml:10:81: error[IST0106]: DestinationRule default/a: trafficPolicy.outlierDetection.maxEjectionPercent: 101 is not a percentage; give 0 to 100
 a.yaml:10:144: error[IST0106]: DestinationRule default/a: trafficPolicy.outlierDetection.outlierDetectionHttpErrorCodes[1]: 42 is not a status of HTTP; use 100 to 599
 a.yaml:11:19: error[IST0106]: DestinationRule default/a: trafficPolicy.retryBudget.percent: 200 is not a percentage; give 0 to 100
-a.yaml:11:42: error[IST0106]: DestinationRule default/a: trafficPolicy.retryBudget.budgetInterval: is not supported yet; remove it; the budget counts the requests under way
+a.yaml:11:42: error[IST0106]: DestinationRule default/a: trafficPolicy.retryBudget.budgetInterval: 0.000005s is too short; the least is 1ms
 ",
     );
     check(
@@ -940,7 +940,7 @@ fn what_is_supported_has_no_findings() {
                  http: {http1MaxPendingRequests: 1, http2MaxRequests: 1, maxRequestsPerConnection: 1, maxRetries: 1, idleTimeout: 1s, h2UpgradePolicy: UPGRADE, maxConcurrentStreams: 1, http2KeepAlive: {interval: 10s, timeout: 1s}}},
                outlierDetection: {consecutive5xxErrors: 0, consecutiveGatewayErrors: 3, splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 5, interval: 1s,
                  baseEjectionTime: 1s, maxEjectionPercent: 100, minHealthPercent: 0, outlierDetectionHttpErrorCodes: [429, 503]},
-               tls: {mode: MUTUAL, clientCertificate: /c, privateKey: /k, caCertificates: /a, subjectAltNames: [x], sni: y}, retryBudget: {percent: {value: 20}, minRetryConcurrency: 3},
+               tls: {mode: MUTUAL, clientCertificate: /c, privateKey: /k, caCertificates: /a, subjectAltNames: [x], sni: y}, retryBudget: {percent: {value: 20}, minRetryConcurrency: 3, budgetInterval: 10s},
                portLevelSettings: [{port: {number: 80}, tls: {mode: SIMPLE, insecureSkipVerify: true}}]},
              subsets: [{name: v1, labels: {version: v1}, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}, tls: {mode: ISTIO_MUTUAL}}}, {name: all}]}",
         ),

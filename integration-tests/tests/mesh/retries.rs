@@ -113,3 +113,24 @@ fn no_more_retries_at_a_time_than_allowed() {
         Ok(())
     });
 }
+
+/// DR8: a budget counts the requests of its interval, and without one those that are under way.
+#[test]
+fn a_retry_budget_counts_the_requests_of_its_interval() {
+    MESH.run(async |mesh| {
+        for (host, interval, last) in [("recent.dr8.example", ", budgetInterval: 600s", 200), ("under-way.dr8.example", "", 503)] {
+            let app = App::start("failing", "v1").await?;
+            let yaml = entry(host, &[&app], "")
+                + &policy(host, &format!("retryBudget: {{percent: {{value: 25}}, minRetryConcurrency: 0{interval}}}"))
+                + &virtual_service(host, &format!("{{hosts: [{host}], http: [{{retries: {{attempts: 1, retryOn: 5xx}}, route: [{{destination: {{host: {host}}}}}]}}]}}"));
+            mesh.apply(&yaml).await?;
+            let mut statuses = Vec::new();
+            for number in 0..5 {
+                let ask = mesh.client("client").get(&format!("http://{host}/")).header("x-test-fail-first", "1");
+                statuses.push(ask.header("x-test-id", &format!("{host}{number}")).status().await);
+            }
+            assert_eq!((statuses[0], statuses[4]), (503, last), "{host}: {statuses:?}");
+        }
+        Ok(())
+    });
+}

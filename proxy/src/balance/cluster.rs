@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::endpoint::{Endpoint, EndpointSet, EndpointSpec, Live};
 use super::outlier::{Observation, OutlierConfig};
 use super::pick::Algorithm;
+use super::recent::Recent;
 use crate::Name;
 use crate::http::error::Error;
 use crate::tls::ClientTls;
@@ -131,8 +132,19 @@ pub struct Limits {
     pub requests: u32,
     /// Retries under way.
     pub retries: u32,
-    /// Instead of `retries`: percent of requests under way, and the least.
-    pub retry_budget: Option<(f64, u32)>,
+    /// Instead of `retries`.
+    pub retry_budget: Option<RetryBudget>,
+}
+
+/// How many retries may be under way, by how many requests there are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RetryBudget {
+    /// Percent of the requests.
+    pub percent: f64,
+    /// Always allowed.
+    pub least: u32,
+    /// The requests that count are those that began within this time; without it, those that are under way.
+    pub interval: Option<Duration>,
 }
 
 impl Default for Limits {
@@ -174,6 +186,8 @@ pub struct Cluster {
 #[derive(Debug, Default)]
 pub struct Usage {
     counts: [AtomicU32; 4],
+    /// Requests that began within the retry budget's interval.
+    recent: Recent,
     /// Requests refused by a circuit breaker.
     pub overflows: AtomicU64,
     /// Endpoints ejected so far.
@@ -328,6 +342,11 @@ impl Cluster {
             counter.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
+        if resource == Resource::Requests
+            && let Some(RetryBudget { interval: Some(interval), .. }) = self.config.limits.retry_budget
+        {
+            self.usage.recent.add(self.now(), interval);
+        }
         Some(Permit { usage: self.usage.clone(), resource })
     }
 
@@ -340,9 +359,12 @@ impl Cluster {
     fn retry_limit(&self) -> u32 {
         match self.config.limits.retry_budget {
             None => self.config.limits.retries,
-            Some((percent, least)) => {
-                let share = f64::from(self.usage.count(Resource::Requests)) * percent / 100.0;
-                (share as u32).max(least)
+            Some(RetryBudget { percent, least, interval }) => {
+                let requests = match interval {
+                    None => self.usage.count(Resource::Requests),
+                    Some(interval) => self.usage.recent.count(self.now(), interval),
+                };
+                (f64::from(requests) * percent / 100.0).max(least.into()) as u32
             }
         }
     }

@@ -9,8 +9,11 @@ pub mod dns;
 pub mod endpoint;
 pub mod outlier;
 pub mod pick;
+pub mod recent;
 
-pub use cluster::{Cluster, ClusterConfig, Discovery, Limits, Permit, Resource, Transport, UpstreamProtocol};
+pub use cluster::{
+    Cluster, ClusterConfig, Discovery, Limits, Permit, Resource, RetryBudget, Transport, UpstreamProtocol,
+};
 pub use endpoint::{Address, Endpoint, EndpointSet, EndpointSpec};
 pub use outlier::{Observation, OutlierConfig};
 pub use pick::{Algorithm, PickRequest, Picked};

@@ -97,7 +97,7 @@ pub fn connection_pool(cluster: &mut Cluster, policy: &TrafficPolicy, speaks: Sp
     let budget = policy.retry_budget.as_ref().map(|budget| circuit_breakers::thresholds::RetryBudget {
         budget_percent: Some(envoy_type::Percent { value: budget.percent.map_or(20.0, |percent| percent.value) }),
         min_retry_concurrency: wire::number(budget.min_retry_concurrency.unwrap_or(3)),
-        ..Default::default()
+        budget_interval: budget.budget_interval.map(|interval| wire::duration(interval.0)),
     });
     cluster.circuit_breakers = Some(CircuitBreakers {
         thresholds: vec![circuit_breakers::Thresholds {

@@ -13,7 +13,8 @@ use super::{
 use crate::Name;
 use crate::balance::cluster::DnsFamily;
 use crate::balance::{
-    Address, Algorithm, ClusterConfig, Discovery, EndpointSpec, Limits, OutlierConfig, Transport, UpstreamProtocol,
+    Address, Algorithm, ClusterConfig, Discovery, EndpointSpec, Limits, OutlierConfig, RetryBudget, Transport,
+    UpstreamProtocol,
 };
 use crate::telemetry::peer::Peer;
 use crate::telemetry::stats::DestinationService;
@@ -180,11 +181,12 @@ fn limits(raw: &cluster::Cluster) -> Decoded<Limits> {
         limits.pending = value(&threshold.max_pending_requests, limits.pending);
         limits.requests = value(&threshold.max_requests, limits.requests);
         limits.retries = value(&threshold.max_retries, limits.retries);
-        limits.retry_budget = threshold.retry_budget.as_ref().map(|budget| {
-            (
-                budget.budget_percent.as_ref().map_or(20.0, |percent| percent.value),
-                value(&budget.min_retry_concurrency, 3),
-            )
+        let Some(budget) = &threshold.retry_budget else { continue };
+        let path = format!("circuit_breakers.thresholds[{index}].retry_budget");
+        limits.retry_budget = Some(RetryBudget {
+            percent: budget.budget_percent.as_ref().map_or(20.0, |percent| percent.value),
+            least: value(&budget.min_retry_concurrency, 3),
+            interval: limit("budget_interval", &budget.budget_interval, None).at(path)?,
         });
     }
     Ok(limits)

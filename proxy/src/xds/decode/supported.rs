@@ -77,7 +77,7 @@ const TABLE: &[(&str, &str)] = &[
         "config.cluster.CircuitBreakers.Thresholds",
         "priority max_connections max_pending_requests max_requests max_retries retry_budget track_remaining",
     ),
-    ("config.cluster.CircuitBreakers.Thresholds.RetryBudget", "budget_percent min_retry_concurrency"),
+    ("config.cluster.CircuitBreakers.Thresholds.RetryBudget", "budget_percent min_retry_concurrency budget_interval"),
     (
         "config.cluster.OutlierDetection",
         "consecutive_5xx interval base_ejection_time max_ejection_percent enforcing_consecutive_5xx enforcing_success_rate \
