@@ -103,9 +103,12 @@ fn clippy() -> Result<()> {
 
 /// `--all-targets` leaves out what `cargo test` leaves out, so the lints run here.
 fn netns() -> Result<()> {
-    let target = ["-p", "mesh-proxy", "--test", "netns"];
-    process::run("cargo", &[&["clippy"], &target[..], &["--", "-D", "warnings"]].concat())?;
-    process::run("cargo", &[&["test"], &target[..]].concat())
+    for (package, target) in [("mesh-proxy", "netns"), ("integration-tests", "capture")] {
+        let target = ["-p", package, "--test", target];
+        process::run("cargo", &[&["clippy"], &target[..], &["--", "-D", "warnings"]].concat())?;
+        process::run("cargo", &[&["test"], &target[..]].concat())?;
+    }
+    Ok(())
 }
 
 fn doc() -> Result<()> {
