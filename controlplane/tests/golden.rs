@@ -30,6 +30,8 @@ struct Asker {
     routes: Vec<String>,
     /// gRPC's own client or server.
     grpc: bool,
+    /// The proxy answers DNS.
+    dns_capture: bool,
     /// LDS names to ask for; all if there are none.
     listeners: Vec<String>,
 }
@@ -49,6 +51,7 @@ impl Default for Asker {
             families: BTreeSet::new(),
             routes: Vec::new(),
             grpc: false,
+            dns_capture: false,
             listeners: Vec::new(),
         }
     }
@@ -77,6 +80,7 @@ impl Asker {
             locality: self.locality.as_str().into(),
             ferromesh: self.ferromesh,
             proxy_config: serde_json::Value::Null,
+            dns_capture: self.dns_capture,
             grpc: self.grpc,
         }
     }

@@ -21,6 +21,7 @@ fn one(service: &Service) -> Value {
         .collect();
     json!({
         "hostname": *service.host,
+        "autoAllocatedAddresses": service.auto_addresses,
         "defaultAddress": service.addresses.first().map_or_else(|| "0.0.0.0".to_owned(), ToString::to_string),
         "clusterVIPs": { "Addresses": { "Kubernetes": service.addresses } },
         "ports": ports,

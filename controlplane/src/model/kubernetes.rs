@@ -38,6 +38,7 @@ pub fn service(object: &Object, raw: &kube::Service, export_default: &[String], 
         ports,
         addresses: unique,
         ranges: Vec::new(),
+        auto_addresses: Vec::new(),
         resolution: match (external_name, headless) {
             (true, _) => Resolution::Dns,
             (false, true) => Resolution::Passthrough,

@@ -2,6 +2,7 @@
 //!
 //! Fed by [`crate::source`], read by [`crate::push`] and [`crate::translate`]. Synchronous and free of I/O.
 
+pub mod auto_address;
 pub mod context;
 pub mod delegate;
 pub mod destination_rule;

@@ -61,6 +61,21 @@ pub struct Node {
     pub ferromesh: bool,
     /// `PROXY_CONFIG` as injected.
     pub proxy_config: serde_json::Value,
+    /// The proxy answers its workload's DNS questions (`DNS_CAPTURE`), unless `DNS_AUTO_ALLOCATE` is `false`: then without addresses
+    /// that the mesh gave (SE8).
+    pub dns_capture: bool,
     /// gRPC's own xDS client (`user_agent_name` begins with `gRPC`, or `GENERATOR: grpc`).
     pub grpc: bool,
+}
+
+impl Node {
+    /// True if the workload has an IPv4 address, or none that is known.
+    pub fn has_ipv4(&self) -> bool {
+        self.addresses.is_empty() || self.addresses.iter().any(IpAddr::is_ipv4)
+    }
+
+    /// True if the workload has an IPv6 address.
+    pub fn has_ipv6(&self) -> bool {
+        self.addresses.iter().any(IpAddr::is_ipv6)
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Name, Origin};
+use super::{Name, Node, Origin};
 
 /// A host that clients call. One for each Kubernetes Service, one for each host of a ServiceEntry.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +29,8 @@ pub struct Service {
     pub addresses: Vec<IpAddr>,
     /// ServiceEntry addresses that are ranges.
     pub ranges: Vec<ipnet::IpNet>,
+    /// Addresses that the mesh gave a host of a ServiceEntry without any (SE8): one of each IP version, or none.
+    pub auto_addresses: Vec<IpAddr>,
     /// How clients find endpoints.
     pub resolution: Resolution,
     /// True for `MESH_EXTERNAL` ServiceEntries and ExternalName services.
@@ -41,6 +43,18 @@ pub struct Service {
     pub export_to: ExportTo,
     /// Subject names that certificates of endpoints may have (SE5); empty leaves it to the endpoints' service accounts.
     pub subject_alt_names: Vec<String>,
+}
+
+impl Service {
+    /// The addresses by which the workload of `node` calls it. Those that the mesh gave are known only to clients whose DNS the proxy
+    /// answers, and of these only the IP versions that they have.
+    pub fn addresses_for(&self, node: &Node) -> Vec<IpAddr> {
+        if !self.addresses.is_empty() || !self.ranges.is_empty() || !node.dns_capture {
+            return self.addresses.clone();
+        }
+        let reachable = |address: &IpAddr| if address.is_ipv4() { node.has_ipv4() } else { node.has_ipv6() };
+        self.auto_addresses.iter().copied().filter(reachable).collect()
+    }
 }
 
 /// Where a service comes from.

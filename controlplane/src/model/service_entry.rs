@@ -31,6 +31,7 @@ pub fn services(object: &Object, entry: &crd::ServiceEntry, export_default: &[St
         ports: ports.clone(),
         addresses: addresses.clone(),
         ranges: ranges.clone(),
+        auto_addresses: Vec::new(),
         resolution: match entry.resolution {
             raw::Resolution::None => Resolution::Passthrough,
             raw::Resolution::Static => Resolution::Static,

@@ -9,7 +9,9 @@ use mesh_proto::crd;
 use super::context::{Config, PushContext, Services};
 use super::destination_rule::DestinationRules;
 use super::endpoints::{self, NamespaceEndpoints};
-use super::{Change, Key, Kind, Name, Object, Resolution, Spec, kubernetes, service_entry, virtual_service};
+use super::{
+    Change, Key, Kind, Name, Object, Resolution, Spec, auto_address, kubernetes, service_entry, virtual_service,
+};
 
 /// Objects by key.
 #[derive(Debug, Default)]
@@ -201,11 +203,14 @@ impl Model {
                 services.insert(kubernetes::service(object, raw, default, domain));
             }
         }
+        let mut external = Vec::new();
         for object in self.objects.of(Kind::ServiceEntry) {
             if let Spec::ServiceEntry(raw) = &object.spec {
-                service_entry::services(object, raw, default).into_iter().for_each(|one| services.insert(one));
+                external.extend(service_entry::services(object, raw, default));
             }
         }
+        auto_address::allocate(&mut external);
+        external.into_iter().for_each(|one| services.insert(one));
         services
     }
 

@@ -64,6 +64,7 @@ pub fn node(namespace: &str, app: &str, address: &str) -> Node {
         locality: "".into(),
         ferromesh: true,
         proxy_config: serde_json::Value::Null,
+        dns_capture: false,
         grpc: false,
     }
 }

@@ -257,6 +257,7 @@ mod tests {
             locality: "".into(),
             ferromesh: true,
             proxy_config,
+            dns_capture: false,
             grpc: false,
         }
     }

@@ -14,7 +14,7 @@ pub const NAME: &str = "name-table";
 pub fn name_table(context: &PushContext, node: &Node) -> NameTable {
     let mut table = HashMap::new();
     for service in context.services(node) {
-        let addresses = addresses(context, &service);
+        let addresses = addresses(context, node, &service);
         if addresses.is_empty() {
             continue;
         }
@@ -39,14 +39,14 @@ pub fn name_table(context: &PushContext, node: &Node) -> NameTable {
     NameTable { table }
 }
 
-fn addresses(context: &PushContext, service: &Service) -> Vec<String> {
+fn addresses(context: &PushContext, node: &Node, service: &Service) -> Vec<String> {
     if service.headless {
         let mut all: Vec<String> = pods(context, service).into_iter().map(|(_, ip)| ip).collect();
         all.sort();
         all.dedup();
         return all;
     }
-    service.addresses.iter().map(ToString::to_string).collect()
+    service.addresses_for(node).iter().map(ToString::to_string).collect()
 }
 
 fn pods(context: &PushContext, service: &Service) -> Vec<(String, String)> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mesh_proto::xds::{core, tls, wkt};
+use mesh_proto::xds::{core, listener, tls, wkt};
 
 use crate::model::{Key, Node};
 
@@ -91,6 +91,16 @@ pub fn socket_address(host: impl Into<String>, port: u16) -> core::Address {
             ..Default::default()
         })),
     }
+}
+
+/// Where captured connections come to: every address, in each IP version that the node has.
+pub fn any_address(node: &Node, port: u16) -> (core::Address, Vec<listener::AdditionalAddress>) {
+    const IPV6: &str = "::";
+    if !node.has_ipv4() {
+        return (socket_address(IPV6, port), Vec::new());
+    }
+    let second = listener::AdditionalAddress { address: Some(socket_address(IPV6, port)), ..Default::default() };
+    (socket_address("0.0.0.0", port), if node.has_ipv6() { vec![second] } else { Vec::new() })
 }
 
 /// An address to bind: an IP address with a port, or `unix://PATH`.

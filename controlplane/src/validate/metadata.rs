@@ -83,11 +83,6 @@ const LABELS: &[Inert] = &[
     Inert { name: Name::Exact("istio.io/global"), kinds: &[Kind::Service], advice: ONE_CLUSTER },
     Inert { name: Name::Exact("networking.istio.io/gatewayPort"), kinds: &[Kind::Service], advice: ONE_NETWORK },
     Inert {
-        name: Name::Exact("networking.istio.io/enable-autoallocate-ip"),
-        kinds: &[Kind::ServiceEntry],
-        advice: "has no effect yet: no address is allocated; give addresses",
-    },
-    Inert {
         name: Name::Exact(label::NETWORK),
         kinds: &[Kind::Namespace, Kind::Pod, Kind::WorkloadEntry],
         advice: ONE_NETWORK,

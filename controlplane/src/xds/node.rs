@@ -83,6 +83,8 @@ pub fn parse(node: Option<&core::Node>) -> Result<Node, NodeError> {
         locality: locality.filter(|text| text != "//").unwrap_or_default().into(),
         ferromesh: metadata.text("FERROMESH")?.is_some_and(|version| !version.is_empty()),
         proxy_config,
+        dns_capture: metadata.truth("DNS_CAPTURE")?.unwrap_or(false)
+            && metadata.truth("DNS_AUTO_ALLOCATE")?.unwrap_or(true),
         grpc,
     })
 }
@@ -144,6 +146,21 @@ impl Metadata {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.clone())),
             Some(_) => Err(wrong(field, "not a string")),
+        }
+    }
+
+    /// A truth, as text or as JSON; Istio's agent sends text.
+    fn truth(&self, field: &str) -> Result<Option<bool>, NodeError> {
+        match self.0.get(field) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Bool(truth)) => Ok(Some(*truth)),
+            Some(Value::String(text)) => match text.to_ascii_lowercase().as_str() {
+                "" => Ok(None),
+                "true" | "1" | "t" => Ok(Some(true)),
+                "false" | "0" | "f" => Ok(Some(false)),
+                _ => Err(wrong(field, "neither `true` nor `false`")),
+            },
+            Some(_) => Err(wrong(field, "neither `true` nor `false`")),
         }
     }
 
@@ -211,6 +228,21 @@ mod tests {
         assert_eq!((&*node.locality, &*node.dns_domain), ("r/z/", "default.svc.cluster.local"));
         assert_eq!(node.labels["app"], "a");
         assert_eq!(node.proxy_config["concurrency"], 2.0);
+        assert!(!node.dns_capture);
+    }
+
+    #[test]
+    fn addresses_that_the_mesh_gave_are_for_proxies_that_answer_dns() {
+        let id = "sidecar~10.0.0.1~a.default~default.svc.cluster.local";
+        for (metadata, expected) in [
+            ("{DNS_CAPTURE: 'true'}", true),
+            ("{DNS_CAPTURE: true}", true),
+            ("{DNS_CAPTURE: 'false'}", false),
+            ("{DNS_CAPTURE: 'true', DNS_AUTO_ALLOCATE: 'false'}", false),
+            ("{DNS_AUTO_ALLOCATE: 'true'}", false),
+        ] {
+            assert_eq!(node(id, metadata).unwrap().dns_capture, expected, "{metadata}");
+        }
     }
 
     #[test]
@@ -233,6 +265,7 @@ mod tests {
             (good, "{INTERCEPTION_MODE: SOME}", "node.metadata.INTERCEPTION_MODE"),
             (good, "{GENERATOR: event}", "node.metadata.GENERATOR"),
             (good, "{PROXY_CONFIG: 1}", "node.metadata.PROXY_CONFIG"),
+            (good, "{DNS_CAPTURE: some}", "node.metadata.DNS_CAPTURE"),
         ] {
             let error = node(id, metadata).unwrap_err().to_string();
             assert!(error.contains(reason), "{id} {metadata}: {error}");

@@ -163,6 +163,7 @@ fn nodes() -> Vec<Node> {
         locality: "r1/z1/".into(),
         ferromesh: true,
         proxy_config: Value::Null,
+        dns_capture: false,
         grpc: false,
     };
     let sidecar = NodeKind::Sidecar;

@@ -28,6 +28,8 @@ pub const APP_VERSION: &str = "app.kubernetes.io/version";
 pub const APP: &str = "app";
 /// The customary version.
 pub const VERSION: &str = "version";
+/// `false` on a ServiceEntry: its hosts get no address of their own (SE8).
+pub const ENABLE_AUTOALLOCATE_IP: &str = "networking.istio.io/enable-autoallocate-ip";
 /// Names the Service of an EndpointSlice.
 pub const ENDPOINT_SLICE_SERVICE: &str = "kubernetes.io/service-name";
 /// The customary label of gateways.

@@ -136,13 +136,11 @@ impl Inbound<'_> {
         filters.extend(inspectors(&served));
         let mut chains = vec![self.loop_guard(number)];
         chains.extend(served.iter().flat_map(|serve| self.chains(serve)));
-        let address = match self.node.addresses.first() {
-            Some(address) if address.is_ipv6() => "::",
-            _ => "0.0.0.0",
-        };
+        let (address, additional_addresses) = wire::any_address(self.node, number);
         listener::Listener {
             name: VIRTUAL_INBOUND.to_owned(),
-            address: Some(wire::socket_address(address, number)),
+            address: Some(address),
+            additional_addresses,
             filter_chains: chains,
             ..self.listener(filters)
         }

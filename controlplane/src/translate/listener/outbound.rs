@@ -2,7 +2,7 @@
 //! captured rest.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -137,7 +137,7 @@ impl Builder<'_> {
     fn headless_binds(&self, wanted: &Wanted<'_>) -> Option<Vec<String>> {
         let service = wanted.service;
         let by_address = service.headless || service.resolution == Resolution::Passthrough;
-        let addressed = !service.addresses.is_empty() || !service.ranges.is_empty();
+        let addressed = !service.addresses_for(self.node).is_empty() || !service.ranges.is_empty();
         if wanted.bind.is_some() || !by_address || addressed || wanted.port.protocol.is_http() {
             return None;
         }
@@ -201,7 +201,7 @@ impl Builder<'_> {
                 self.insert(bind, wanted, speaks, vec![chain]);
             }
             protocol => {
-                for (bind, ranges) in binds(wanted) {
+                for (bind, ranges) in binds(wanted, self.node) {
                     let mut chains = self.opaque_chains(wanted, &bind, &ranges);
                     let mut speaks = Speaks::Tcp;
                     if protocol == Protocol::Unknown {
@@ -284,12 +284,13 @@ fn look_for_http(chain: &mut Chain) {
 }
 
 /// Addresses for a TCP service: its own, or all with its ranges.
-fn binds(wanted: &Wanted<'_>) -> Vec<(String, Vec<IpNet>)> {
+fn binds(wanted: &Wanted<'_>, node: &Node) -> Vec<(String, Vec<IpNet>)> {
     if let Some(bind) = &wanted.bind {
         return vec![(bind.clone(), Vec::new())];
     }
     let service = wanted.service;
-    let mut binds: Vec<_> = service.addresses.iter().map(|address| (address.to_string(), Vec::new())).collect();
+    let mut binds: Vec<_> =
+        service.addresses_for(node).iter().map(|address| (address.to_string(), Vec::new())).collect();
     if !service.ranges.is_empty() || binds.is_empty() {
         binds.push((WILDCARD.to_owned(), service.ranges.clone()));
     }
@@ -339,7 +340,8 @@ fn tls_chains(
     }
     if chains.is_empty() {
         // An address of its own says which service is meant; a shared one leaves only the server name to tell.
-        let own_address = wanted.single || wanted.service.addresses.iter().any(|address| address.to_string() == bind);
+        let own_address =
+            wanted.single || wanted.service.addresses_for(site.node).iter().any(|address| address.to_string() == bind);
         let to = Clusters::One(default_cluster(wanted));
         chains.push(Chain {
             server_names: if own_address { Vec::new() } else { vec![wanted.service.host.to_string()] },
@@ -429,9 +431,14 @@ fn build(context: &PushContext, node: &Node, bind: &str, port: u16, entry: &Entr
             ..Default::default()
         });
     }
+    let (address, additional_addresses) = match bind {
+        WILDCARD if !entry.bound => wire::any_address(node, port),
+        _ => (wire::bind_address(bind, port), Vec::new()),
+    };
     listener::Listener {
         name: format!("{bind}_{port}"),
-        address: Some(wire::bind_address(bind, port)),
+        address: Some(address),
+        additional_addresses,
         traffic_direction: core::TrafficDirection::Outbound.into(),
         bind_to_port: if entry.bound { None } else { wire::boolean(false) },
         listener_filters: inspectors,
@@ -461,9 +468,11 @@ fn virtual_outbound(context: &PushContext, node: &Node) -> listener::Listener {
         filters: tcp::catch_all(context, node, false),
         ..Default::default()
     };
+    let (address, additional_addresses) = wire::any_address(node, port);
     listener::Listener {
         name: "virtualOutbound".to_owned(),
-        address: Some(wire::socket_address(Ipv4Addr::UNSPECIFIED.to_string(), port)),
+        address: Some(address),
+        additional_addresses,
         traffic_direction: core::TrafficDirection::Outbound.into(),
         use_original_dst: wire::boolean(true),
         filter_chains: vec![direct, rest],

@@ -581,3 +581,29 @@ fn tables_are_named_by_listeners() {
         assert!(crate::translate::route::table(&context, &client, &name).is_some(), "{name}");
     }
 }
+
+/// Captured connections come by each IP version that the workload has.
+#[test]
+fn captured_listeners_stand_on_the_ip_versions_of_the_node() {
+    let context =
+        context("{}", "kind: Service\nmetadata: {name: web, namespace: shop}\nspec: {ports: [{name: http, port: 80}]}");
+    for (addresses, expected) in [
+        (&["10.0.0.1"][..], "0.0.0.0"),
+        (&["10.0.0.1", "fd00::1"], "0.0.0.0 ::"),
+        (&["fd00::1", "10.0.0.1"], "0.0.0.0 ::"),
+        (&["fd00::1"], "::"),
+    ] {
+        let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        let client = Node { addresses, ..node("shop", "client", "10.0.0.1") };
+        let all = listeners(&context, &client);
+        for name in ["0.0.0.0_80", "virtualOutbound", "virtualInbound"] {
+            let json = yaml::to_json(all.iter().find(|one| one.name == name).unwrap()).unwrap();
+            let more = json["additional_addresses"].as_array().into_iter().flatten().map(|one| &one["address"]);
+            let found: Vec<&str> = std::iter::once(&json["address"])
+                .chain(more)
+                .map(|one| one["socket_address"]["address"].as_str().unwrap())
+                .collect();
+            assert_eq!(found.join(" "), expected, "{name}");
+        }
+    }
+}

@@ -40,8 +40,8 @@ pub fn of_service(service: &Service, node: &Node, port: u16, form: Form) -> Doma
         let below: Vec<String> = domains.all.iter().map(|domain| format!("*.{domain}")).collect();
         domains.all.extend(below);
     }
-    for address in &service.addresses {
-        push(&mut domains.all, &literal(*address), port, form);
+    for address in service.addresses_for(node) {
+        push(&mut domains.all, &literal(address), port, form);
     }
     domains
 }
