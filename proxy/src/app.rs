@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Door};
 use crate::bootstrap::Bootstrap;
+use crate::dns;
 use crate::drain::{Drain, Phase};
 use crate::identity;
 use crate::runtime::{Shared, Workers};
@@ -81,11 +82,18 @@ impl Running {
     }
 }
 
+/// Where our own servers really listen.
+#[derive(Debug)]
+struct Doors {
+    admin: admin::Addresses,
+    dns: Vec<SocketAddr>,
+}
+
 /// A running proxy. Dropping it stops it at once, without waiting.
 #[derive(Debug)]
 pub struct Proxy {
     running: Arc<Running>,
-    doors: admin::Addresses,
+    doors: Doors,
     stop: CancellationToken,
     control: Option<JoinHandle<()>>,
 }
@@ -131,22 +139,27 @@ impl Proxy {
 
     /// Where the admin server listens.
     pub fn admin_addr(&self) -> Option<SocketAddr> {
-        self.doors.admin
+        self.doors.admin.admin
     }
 
     /// Where readiness is told.
     pub fn status_addr(&self) -> Option<SocketAddr> {
-        self.doors.status
+        self.doors.admin.status
     }
 
     /// Where our metrics are.
     pub fn prometheus_addr(&self) -> Option<SocketAddr> {
-        self.doors.prometheus
+        self.doors.admin.prometheus
     }
 
     /// Where our metrics and the application's are.
     pub fn merged_addr(&self) -> Option<SocketAddr> {
-        self.doors.merged
+        self.doors.admin.merged
+    }
+
+    /// Where the workload's DNS is answered, by UDP and by TCP; empty if it is not.
+    pub fn dns_addrs(&self) -> &[SocketAddr] {
+        &self.doors.dns
     }
 
     /// Returns once it can serve: the first configuration has come and is listened for, and so has the identity, if one is wanted.
@@ -204,11 +217,7 @@ impl Drop for Proxy {
 }
 
 /// Puts the parts together; runs on the control thread.
-async fn set_up(
-    bootstrap: Bootstrap,
-    options: &Options,
-    stop: &CancellationToken,
-) -> Result<(Arc<Running>, admin::Addresses)> {
+async fn set_up(bootstrap: Bootstrap, options: &Options, stop: &CancellationToken) -> Result<(Arc<Running>, Doors)> {
     let metadata = bootstrap.metadata();
     let metrics = Arc::new(Metrics::new(Peer::from_metadata(&metadata)));
     let store = Arc::new(Store::default());
@@ -222,7 +231,10 @@ async fn set_up(
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         some => some,
     };
-    let context = Context::default();
+    let mut context = Context::default();
+    if let Some(dns) = &bootstrap.dns {
+        context.place = dns.place.clone();
+    }
     let secrets = context.secrets.clone();
     let own = bootstrap.identity.is_some() || bootstrap.mounted.is_some();
     let own = own.then(|| [SECRET_DEFAULT.into(), SECRET_ROOT.into()]).into_iter().flatten();
@@ -276,7 +288,7 @@ fn fixed(bootstrap: &Bootstrap, state: &mut State) -> Result<()> {
     Ok(())
 }
 
-async fn open(running: &Arc<Running>, stop: &CancellationToken) -> Result<admin::Addresses> {
+async fn open(running: &Arc<Running>, stop: &CancellationToken) -> Result<Doors> {
     let wanted = running.bootstrap.servers;
     let mut doors = admin::Addresses::default();
     for (door, address, actual) in [
@@ -293,7 +305,13 @@ async fn open(running: &Arc<Running>, stop: &CancellationToken) -> Result<admin:
     if running.bootstrap.ads.is_none() && running.bootstrap.resources.is_empty() && running.bootstrap.files.is_empty() {
         bail!("there is nothing to serve: neither resources nor a source of them");
     }
-    Ok(doors)
+    let dns = match &running.bootstrap.dns {
+        Some(settings) => dns::server::serve(settings.clone(), running.store.clone(), &running.metrics, stop)
+            .await
+            .context("cannot answer DNS")?,
+        None => Vec::new(),
+    };
+    Ok(Doors { admin: doors, dns })
 }
 
 fn spawn_sources(running: &Arc<Running>, stop: &CancellationToken) {

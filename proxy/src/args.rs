@@ -52,6 +52,10 @@ pub struct Run {
     /// Where our metrics and the application's are (`/stats/prometheus`).
     #[arg(long, value_name = "ADDRESS")]
     pub merged_addr: Option<SocketAddr>,
+    /// Where the workload's DNS is answered: names of the mesh, and others by the system's resolvers. With
+    /// `ISTIO_META_DNS_CAPTURE=true` it is port 15053 on loopback.
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]
+    pub dns_addr: Option<SocketAddr>,
     /// The token for control plane and authority.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,

@@ -11,7 +11,7 @@ use crate::app::{Options, Proxy};
 use crate::args::{Probe, Run};
 use crate::bootstrap::Bootstrap;
 use crate::bootstrap::agent::{Agent, Role};
-use crate::{admin, identity, logging};
+use crate::{admin, dns, identity, logging};
 
 /// Drives a binary's work to its end, and tells the shell how it went.
 pub fn main(work: impl Future<Output = Result<()>>) -> ExitCode {
@@ -92,6 +92,13 @@ fn from_environment(run: &Run, role: Role) -> Result<Bootstrap> {
     }
     if let Some(file) = &run.root_cert {
         agent.root = identity::Root::File(file.clone());
+    }
+    match (run.dns_addr, &mut agent.dns) {
+        (None, _) => {}
+        (Some(address), Some(settings)) => settings.listen = vec![address],
+        (Some(address), None) => {
+            agent.answer_dns(vec![address], false, &std::fs::read_to_string(dns::RESOLV_CONF).unwrap_or_default());
+        }
     }
     Ok(agent.bootstrap()?)
 }

@@ -24,6 +24,7 @@ pub mod balance;
 pub mod bootstrap;
 pub mod connect;
 pub mod detect;
+pub mod dns;
 pub mod drain;
 pub mod http;
 pub mod identity;

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::Name;
 use crate::balance::Cluster;
+use crate::dns;
 use crate::listener::Listener;
 use crate::route::RouteTable;
 
@@ -27,6 +28,8 @@ pub struct Snapshot {
     pub routes: IndexMap<Name, Arc<RouteTable>>,
     /// Clusters by name.
     pub clusters: IndexMap<Name, Arc<Cluster>>,
+    /// Names that the workload's DNS knows; absent until the control plane has sent them.
+    pub names: Option<Arc<dns::Table>>,
 }
 
 /// Holds the current snapshot and tells who waits that it changed.

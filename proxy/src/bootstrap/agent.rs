@@ -3,7 +3,7 @@
 //! Source of the names: <https://istio.io/latest/docs/reference/commands/pilot-agent/#envvars>.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use mesh_proto::names::{annotation, label, port};
 use mesh_proto::xds::{core, wkt};
 
 use super::{ApplicationMetrics, Bootstrap, BootstrapError, DRAIN, Servers};
+use crate::dns;
 use crate::identity;
 use crate::identity::files::Mounted;
 use crate::telemetry::peer::Fields;
@@ -75,6 +76,8 @@ pub struct Agent {
     pub annotations: BTreeMap<String, String>,
     /// Our own servers.
     pub servers: Servers,
+    /// The workload's DNS is answered by these settings; what short names mean follows from the rest.
+    pub dns: Option<dns::Settings>,
     /// How long connections may take to finish.
     pub drain: Duration,
     /// Life of the certificate that is asked for; the authority may give less.
@@ -109,6 +112,7 @@ impl Default for Agent {
                 prometheus: Some(any(port::PROMETHEUS)),
                 merged: Some(any(port::AGENT)),
             },
+            dns: None,
             drain: DRAIN,
             secret_ttl: identity::Settings::default().ttl,
         }
@@ -172,6 +176,16 @@ impl Agent {
                 into.extend(downward(&text));
             }
         }
+        if get("ISTIO_META_DNS_CAPTURE").is_some_and(is_true) {
+            let listen = match get("DNS_PROXY_ADDR") {
+                Some(address) => vec![dns_address(address).map_err(|error| wrong("DNS_PROXY_ADDR", &error))?],
+                None => [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]
+                    .map(|address| SocketAddr::new(address, port::DNS))
+                    .to_vec(),
+            };
+            let parallel = get("DNS_FORWARD_PARALLEL").is_some_and(is_true);
+            agent.answer_dns(listen, parallel, &files(dns::RESOLV_CONF).unwrap_or_default());
+        }
         if let Some(config) = get("PROXY_CONFIG") {
             agent.take_proxy_config(config)?;
         }
@@ -184,6 +198,16 @@ impl Agent {
             agent.drain = Duration::from_secs(seconds);
         }
         Ok(agent)
+    }
+
+    /// Answers the workload's DNS at these addresses, and asks the resolvers of a `resolv.conf` for names that are not the mesh's.
+    pub fn answer_dns(&mut self, listen: Vec<SocketAddr>, parallel: bool, resolv_conf: &str) {
+        let mut settings = dns::Settings { listen, parallel, ..dns::Settings::default() };
+        settings.take_resolv_conf(resolv_conf);
+        if settings.resolvers.is_empty() {
+            tracing::warn!("{} names no resolver: only names of the mesh will be answered", dns::RESOLV_CONF);
+        }
+        self.dns = Some(settings);
     }
 
     /// Takes a ProxyConfig in YAML, and tells the control plane of it.
@@ -229,7 +253,7 @@ impl Agent {
             protocol: self.protocol,
             metadata: Vec::new(),
             authority: None,
-            kinds: Kind::ALL.to_vec(),
+            kinds: Kind::ALL.into_iter().filter(|kind| *kind != Kind::NameTable || self.dns.is_some()).collect(),
         };
         let identity = (self.wants_identity && self.mounted.is_none()).then(|| {
             let scheme = if plaintext { "http" } else { "https" };
@@ -250,6 +274,11 @@ impl Agent {
             }
         });
         Ok(Bootstrap {
+            dns: self.dns.clone().map(|mut settings| {
+                let search = settings.place.search.take();
+                settings.place = dns::Place { search, ..dns::Place::new(&self.namespace, &self.dns_domain()) };
+                settings
+            }),
             node: self.node(),
             resources: Vec::new(),
             ads: Some(ads),
@@ -260,6 +289,11 @@ impl Agent {
             servers: self.servers,
             drain: self.drain,
         })
+    }
+
+    /// The domain of the namespace's services.
+    fn dns_domain(&self) -> String {
+        format!("{}.svc.{}", self.namespace, self.domain)
     }
 
     fn node(&self) -> core::Node {
@@ -282,12 +316,15 @@ impl Agent {
         set("ANNOTATIONS", map(&self.annotations));
         set("ISTIO_VERSION", ISTIO_VERSION.into());
         set("CLUSTER_ID", "Kubernetes".into());
+        if self.dns.is_some() {
+            set("DNS_CAPTURE", "true".into());
+        }
         let workload = self.labels.get(label::WORKLOAD_NAME).unwrap_or(&self.name);
         set("WORKLOAD_NAME", workload.as_str().into());
         metadata.insert("FERROMESH".to_owned(), env!("CARGO_PKG_VERSION").into());
         let workload = metadata["WORKLOAD_NAME"].as_str().unwrap_or(&self.name);
         core::Node {
-            id: format!("{role}~{}~{}.{ns}~{ns}.svc.{}", self.ip, self.name, self.domain, ns = self.namespace),
+            id: format!("{role}~{}~{}.{}~{}", self.ip, self.name, self.namespace, self.dns_domain()),
             cluster: format!("{workload}.{}", self.namespace),
             user_agent_name: "ferromesh".to_owned(),
             metadata: Some(to_struct(&metadata)),
@@ -309,6 +346,19 @@ fn endpoint(address: &str) -> Result<(String, bool), BootstrapError> {
     match rest.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok((rest.to_owned(), plaintext)),
         _ => Err(BootstrapError::Agent(format!("`{address}` is not HOST:PORT"))),
+    }
+}
+
+/// A truth as Go's `strconv.ParseBool` takes it, which reads these variables in Istio.
+fn is_true(text: &str) -> bool {
+    matches!(text, "1" | "t" | "T" | "true" | "TRUE" | "True")
+}
+
+/// `IP:PORT`, or `localhost:PORT` as in Istio.
+fn dns_address(text: &str) -> Result<SocketAddr, std::net::AddrParseError> {
+    match text.strip_prefix("localhost:") {
+        Some(port) => format!("127.0.0.1:{port}").parse(),
+        None => text.parse(),
     }
 }
 
@@ -418,6 +468,32 @@ mod tests {
     }
 
     #[test]
+    fn dns_is_answered_where_it_is_captured() {
+        let variables = BTreeMap::from([("ISTIO_META_DNS_CAPTURE".to_owned(), "true".to_owned())]);
+        let read = |variables: &BTreeMap<String, String>| {
+            let agent = Agent::from_environment(variables, |file| {
+                (file == dns::RESOLV_CONF).then(|| "search default.svc.cluster.local\nnameserver 10.96.0.10\n".into())
+            });
+            agent.unwrap().bootstrap().unwrap()
+        };
+        let bootstrap = read(&variables);
+        assert_eq!(bootstrap.metadata()["DNS_CAPTURE"], "true");
+        assert!(bootstrap.ads.unwrap().kinds.contains(&Kind::NameTable));
+        let settings = bootstrap.dns.unwrap();
+        assert_eq!(settings.listen, ["127.0.0.1:15053".parse().unwrap(), "[::1]:15053".parse().unwrap()]);
+        assert_eq!(settings.resolvers, ["10.96.0.10:53".parse().unwrap()]);
+        let place = dns::Place::new("default", "svc.cluster.local");
+        assert_eq!(settings.place, dns::Place { search: Some("default.svc.cluster.local".into()), ..place });
+        let mut elsewhere = variables.clone();
+        elsewhere.insert("DNS_PROXY_ADDR".into(), "localhost:53".into());
+        elsewhere.insert("DNS_FORWARD_PARALLEL".into(), "true".into());
+        let settings = read(&elsewhere).dns.unwrap();
+        assert_eq!((settings.listen, settings.parallel), (vec!["127.0.0.1:53".parse().unwrap()], true));
+        let without = read(&BTreeMap::new());
+        assert!(without.dns.is_none() && !without.ads.unwrap().kinds.contains(&Kind::NameTable));
+    }
+
+    #[test]
     fn malformed_settings_are_named() {
         for (name, value) in [
             ("INSTANCE_IP", "x"),
@@ -425,8 +501,9 @@ mod tests {
             ("PROXY_CONFIG", "{"),
             ("TERMINATION_DRAIN_DURATION_SECONDS", "soon"),
             ("SECRET_TTL", "soon"),
+            ("DNS_PROXY_ADDR", "here"),
         ] {
-            let error = agent(&[(name, value)]).unwrap_err().to_string();
+            let error = agent(&[("ISTIO_META_DNS_CAPTURE", "true"), (name, value)]).unwrap_err().to_string();
             assert!(error.starts_with(name), "{error}");
         }
     }

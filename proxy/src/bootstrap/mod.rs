@@ -12,6 +12,7 @@ use mesh_proto::xds::{bootstrap as raw, core, wkt};
 use prost::Message;
 
 use crate::Name;
+use crate::dns;
 use crate::identity;
 use crate::telemetry::peer::Fields;
 use crate::xds::client::{Protocol, Settings, Target};
@@ -35,6 +36,8 @@ pub struct Bootstrap {
     pub mounted: Option<identity::files::Mounted>,
     /// Servers of our own.
     pub servers: Servers,
+    /// The workload's DNS, if the proxy answers it.
+    pub dns: Option<dns::Settings>,
     /// The application's own metrics, merged with ours.
     pub application: Option<ApplicationMetrics>,
     /// How long connections may take to finish when the proxy is told to end.
@@ -131,7 +134,7 @@ impl Bootstrap {
             Kind::Cluster => "clusters",
             Kind::Listener => "listeners",
             Kind::Secret => "secrets",
-            Kind::Endpoint | Kind::Route => "resources",
+            Kind::Endpoint | Kind::Route | Kind::NameTable => "resources",
         };
         format!("static_resources.{list}[{index}]")
     }

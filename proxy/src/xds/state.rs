@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use indexmap::IndexMap;
+use mesh_proto::istio::nds::NameTable;
 use mesh_proto::xds::{cluster, endpoint, listener, route, tls, type_url, wkt};
 use tokio::time::Instant;
 
@@ -17,6 +18,7 @@ use super::decode::http::FETCH_TIMEOUT;
 use super::decode::{self, Context, Decoded, Refusal, supported, unpack};
 use crate::Name;
 use crate::balance::{Cluster, Discovery, EndpointSpec, Transport};
+use crate::dns;
 use crate::http::RouteSource;
 use crate::listener::{ChainProtocol, Listener};
 use crate::route::RouteTable;
@@ -24,6 +26,9 @@ use crate::snapshot::Snapshot;
 
 /// For how long a cluster that was removed is kept while something still refers to it.
 const LINGER: Duration = FETCH_TIMEOUT;
+
+/// What a name table is called that comes without a name.
+const NAME_TABLE: &str = "name-table";
 
 /// A type of resource, in the order in which they are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,11 +43,14 @@ pub enum Kind {
     Route,
     /// Secrets (SDS).
     Secret,
+    /// Names for the workload's DNS (NDS).
+    NameTable,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route, Self::Secret];
+    pub const ALL: [Self; 6] =
+        [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route, Self::Secret, Self::NameTable];
 
     /// The type URL.
     pub fn type_url(self) -> &'static str {
@@ -52,6 +60,7 @@ impl Kind {
             Self::Listener => type_url::LISTENER,
             Self::Route => type_url::ROUTE,
             Self::Secret => type_url::SECRET,
+            Self::NameTable => type_url::NAME_TABLE,
         }
     }
 
@@ -62,7 +71,7 @@ impl Kind {
 
     /// True for those of which all are wanted; of the others only what is referred to.
     pub fn is_wildcard(self) -> bool {
-        matches!(self, Self::Cluster | Self::Listener)
+        matches!(self, Self::Cluster | Self::Listener | Self::NameTable)
     }
 }
 
@@ -157,6 +166,7 @@ pub struct State {
     routes: IndexMap<Name, Held<RouteHeld>>,
     listeners: IndexMap<Name, Held<ListenerHeld>>,
     secrets: IndexMap<Name, Held<()>>,
+    names: IndexMap<Name, Held<Arc<dns::Table>>>,
     refused: BTreeMap<(Kind, Name), Refused>,
     own_secrets: BTreeSet<Name>,
     to_resolve: Vec<ToResolve>,
@@ -190,6 +200,7 @@ impl State {
             routes: IndexMap::new(),
             listeners: IndexMap::new(),
             secrets: IndexMap::new(),
+            names: IndexMap::new(),
             refused: BTreeMap::new(),
             own_secrets: own_secrets.into_iter().collect(),
             to_resolve: Vec::new(),
@@ -297,6 +308,11 @@ impl State {
                 decode::secret::secret(&raw)?.store(name, &self.context.secrets);
                 self.secrets.insert(name.clone(), frame(any));
             }
+            Kind::NameTable => {
+                let raw: NameTable = unpack(&any)?;
+                let table = Arc::new(decode::name_table::name_table(&raw, &self.context.place)?);
+                self.names.insert(name.clone(), frame(any).with(table));
+            }
         }
         Ok(())
     }
@@ -340,6 +356,7 @@ impl State {
             Kind::Listener => self.listeners.get_mut(name).map(Held::frame),
             Kind::Route => self.routes.get_mut(name).map(Held::frame),
             Kind::Secret => self.secrets.get_mut(name).map(Held::frame),
+            Kind::NameTable => self.names.get_mut(name).map(Held::frame),
         }
     }
 
@@ -372,13 +389,16 @@ impl State {
             }
             // Still named by a listener, or else dropped with the next snapshot.
             Kind::Route | Kind::Secret => {}
+            Kind::NameTable => {
+                self.names.shift_remove(name);
+            }
         }
     }
 
     /// The names to ask for, of a kind that is asked for by name.
     pub fn wanted(&self, kind: Kind) -> BTreeSet<Name> {
         match kind {
-            Kind::Cluster | Kind::Listener => BTreeSet::new(),
+            Kind::Cluster | Kind::Listener | Kind::NameTable => BTreeSet::new(),
             Kind::Endpoint => self
                 .clusters
                 .values()
@@ -449,10 +469,17 @@ impl State {
             listeners: shown(&self.listeners, |held| held.live.as_ref()),
             routes: shown(&self.routes, |held| held.live.as_ref()),
             clusters: shown(&self.clusters, |held| held.live.as_ref()),
+            names: self.names.values().last().map(|held| held.value.clone()),
+        };
+        let same_names = match (&next.names, &self.published.names) {
+            (Some(next), Some(published)) => Arc::ptr_eq(next, published),
+            (None, None) => true,
+            _ => false,
         };
         if equal(&next.listeners, &self.published.listeners)
             && equal(&next.routes, &self.published.routes)
             && equal(&next.clusters, &self.published.clusters)
+            && same_names
         {
             return None;
         }
@@ -461,6 +488,7 @@ impl State {
             listeners: next.listeners.clone(),
             routes: next.routes.clone(),
             clusters: next.clusters.clone(),
+            names: next.names.clone(),
         };
         Some(next)
     }
@@ -584,6 +612,7 @@ impl State {
             Kind::Listener => all(&self.listeners, |value| !same(&value.live, &value.newest)),
             Kind::Route => all(&self.routes, |value| !same(&value.live, &value.newest)),
             Kind::Secret => all(&self.secrets, |()| false),
+            Kind::NameTable => all(&self.names, |_| false),
         }
     }
 
@@ -621,6 +650,8 @@ fn name_of(kind: Kind, resource: &Resource) -> Result<Name, (Name, Refusal)> {
         Kind::Listener => listener::Listener::decode(body).map(|one| one.name),
         Kind::Route => route::RouteConfiguration::decode(body).map(|one| one.name),
         Kind::Secret => tls::Secret::decode(body).map(|one| one.name),
+        // It has no name of its own; there is one only.
+        Kind::NameTable => Ok(if told.is_empty() { NAME_TABLE.to_owned() } else { told.to_string() }),
     };
     match own {
         Err(error) => Err((told, Refusal::new(format!("malformed: {error}")))),

@@ -4,6 +4,7 @@
 mod admin;
 mod conformance;
 mod contract;
+mod dns;
 mod grpc;
 mod hostile;
 mod hostile_http2;

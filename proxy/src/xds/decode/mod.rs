@@ -14,6 +14,7 @@ pub mod cluster;
 pub mod http;
 pub mod listener;
 pub mod matcher;
+pub mod name_table;
 pub mod route;
 pub mod secret;
 pub mod supported;
@@ -26,6 +27,8 @@ pub struct Context {
     pub secrets: Arc<crate::tls::SecretStore>,
     /// Where access logs are written.
     pub logs: crate::telemetry::access_log::Writers,
+    /// What short names mean here.
+    pub place: crate::dns::Place,
 }
 
 /// Why a resource is not taken: the field's path from the resource's root, and what is wrong with it.

@@ -201,6 +201,8 @@ const TABLE: &[(&str, &str)] = &[
     ("ext.retry.host.previous_hosts.PreviousHostsPredicate", ""),
     ("config.route.RedirectAction", "*"),
     ("config.route.DirectResponseAction", "status body"),
+    // Names.
+    ("istio.networking.nds.v1.NameTable", "*"),
     // Listeners.
     (
         "config.listener.Listener",
