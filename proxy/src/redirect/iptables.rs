@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use super::rules::{Chain, Family, Match, Rule, Rules, Verdict};
+use super::rules::{self, Chain, Family, Match, Rule, Rules, Verdict};
 
 /// Chains of this name are ours, or Istio's own, which ours replace.
 const PREFIX: &str = "ISTIO_";
@@ -13,15 +13,27 @@ const DROP: &str = "ISTIO_DROP";
 /// The whole text for one IP version. `existing` is what `iptables-save` says.
 pub(super) fn restore(rules: &Rules, family: Family, existing: &str) -> String {
     let existing = Existing::parse(existing);
-    let mut text = String::from("*nat\n");
-    let nat: Vec<&str> = Chain::ALL.iter().map(|chain| chain.name()).collect();
-    existing.nat.replace(&nat, &mut text);
-    let _ = writeln!(text, "-A PREROUTING -p tcp -j {}", Chain::Inbound.name());
-    let _ = writeln!(text, "-A OUTPUT -p tcp -j {}", Chain::Output.name());
-    for rule in rules.list.iter().filter(|rule| rule.family().is_none_or(|only| only == family)) {
-        let _ = writeln!(text, "{}", line(rule));
+    let mut text = String::new();
+    for (name, table, existing) in
+        [("nat", rules::Table::Nat, &existing.nat), ("raw", rules::Table::Raw, &existing.raw)]
+    {
+        let chains: Vec<Chain> = rules.chains().filter(|chain| chain.table() == table).collect();
+        if chains.is_empty() && existing.is_empty() {
+            continue;
+        }
+        let _ = writeln!(text, "*{name}");
+        existing.replace(&chains.iter().map(|chain| chain.name()).collect::<Vec<_>>(), &mut text);
+        for chain in &chains {
+            if let Some(hook) = hook(*chain) {
+                let _ = writeln!(text, "-A {hook} -p {} -j {}", chain.transport().name(), chain.name());
+            }
+        }
+        let of_table = rules.list.iter().filter(|rule| rule.chain.table() == table);
+        for rule in of_table.filter(|rule| rule.family().is_none_or(|only| only == family)) {
+            let _ = writeln!(text, "{}", line(rule));
+        }
+        text += "COMMIT\n";
     }
-    text += "COMMIT\n";
     if rules.drop_invalid || !existing.mangle.is_empty() {
         text += "*mangle\n";
         existing.mangle.replace(if rules.drop_invalid { &[DROP] } else { &[] }, &mut text);
@@ -33,11 +45,20 @@ pub(super) fn restore(rules: &Rules, family: Family, existing: &str) -> String {
     text
 }
 
+/// The built-in chain from which a chain is entered.
+fn hook(chain: Chain) -> Option<&'static str> {
+    match chain {
+        Chain::Inbound | Chain::ZoneInbound => Some("PREROUTING"),
+        Chain::Output | Chain::OutputDns | Chain::ZoneOutput => Some("OUTPUT"),
+        Chain::Redirect | Chain::InRedirect => None,
+    }
+}
+
 /// What removes all that is ours in `existing`; `None` if nothing is.
 pub(super) fn remove(existing: &str) -> Option<String> {
     let existing = Existing::parse(existing);
     let mut text = String::new();
-    for (name, table) in [("nat", &existing.nat), ("mangle", &existing.mangle)] {
+    for (name, table) in [("nat", &existing.nat), ("raw", &existing.raw), ("mangle", &existing.mangle)] {
         if !table.is_empty() {
             let _ = writeln!(text, "*{name}");
             table.replace(&[], &mut text);
@@ -58,6 +79,7 @@ struct Table {
 #[derive(Debug, Default)]
 struct Existing {
     nat: Table,
+    raw: Table,
     mangle: Table,
 }
 
@@ -73,6 +95,7 @@ impl Existing {
             }
             let table = match table {
                 "nat" => &mut existing.nat,
+                "raw" => &mut existing.raw,
                 "mangle" => &mut existing.mangle,
                 _ => &mut ignored,
             };
@@ -115,12 +138,13 @@ impl Table {
 }
 
 fn line(rule: &Rule) -> String {
-    let mut words = vec![format!("-A {} -p tcp", rule.chain.name())];
+    let mut words = vec![format!("-A {} -p {}", rule.chain.name(), rule.chain.transport().name())];
     words.extend(rule.matches.iter().map(condition));
     words.push(match rule.verdict {
         Verdict::Return => "-j RETURN".to_owned(),
         Verdict::Jump(chain) => format!("-j {}", chain.name()),
         Verdict::RedirectTo(port) => format!("-j REDIRECT --to-ports {port}"),
+        Verdict::Zone(zone) => format!("-j CT --zone {zone}"),
     });
     words.join(" ")
 }
@@ -134,6 +158,7 @@ fn condition(one: &Match) -> String {
         Match::NotDestination(net) => format!("! -d {net}"),
         Match::Port(port) => format!("--dport {port}"),
         Match::NotPort(port) => format!("! --dport {port}"),
+        Match::SourcePort(port) => format!("--sport {port}"),
         Match::Uid(uid) => format!("-m owner --uid-owner {uid}"),
         Match::NotUid(uid) => format!("-m owner ! --uid-owner {uid}"),
         Match::Gid(gid) => format!("-m owner --gid-owner {gid}"),
@@ -145,7 +170,7 @@ fn condition(one: &Match) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::rules::rules;
-    use super::super::settings::tests::args;
+    use super::super::settings::tests::{args, settings};
     use super::*;
 
     const EXISTING: &str = "*nat
@@ -197,6 +222,44 @@ COMMIT
         let jumps = "-D PREROUTING -p tcp -j ISTIO_INBOUND\n-D OUTPUT -p tcp -j ISTIO_OUTPUT\n";
         let second = expected.replacen("-A PREROUTING", &format!("{jumps}-A PREROUTING"), 1);
         assert_eq!(again, second, "the second run first takes the jumps away");
+    }
+
+    #[test]
+    fn dns_goes_to_the_proxy_but_not_the_proxys_own() {
+        let settings = settings(&["--redirect-dns", "--ipv6", "-g", "7"], &["10.96.0.10", "fd00::a"]);
+        let rules = rules(&settings);
+        let (v4, v6) = (restore(&rules, Family::V4, ""), restore(&rules, Family::V6, ""));
+        let raw = "*raw
+:ISTIO_OUTPUT_DNS - [0:0]
+:ISTIO_INBOUND - [0:0]
+-A OUTPUT -p udp -j ISTIO_OUTPUT_DNS
+-A PREROUTING -p udp -j ISTIO_INBOUND
+-A ISTIO_OUTPUT_DNS -p udp --dport 53 -m owner --uid-owner 1337 -j CT --zone 1
+-A ISTIO_OUTPUT_DNS -p udp --sport 15053 -m owner --uid-owner 1337 -j CT --zone 2
+-A ISTIO_OUTPUT_DNS -p udp --dport 53 -m owner --gid-owner 7 -j CT --zone 1
+-A ISTIO_OUTPUT_DNS -p udp --sport 15053 -m owner --gid-owner 7 -j CT --zone 2
+-A ISTIO_OUTPUT_DNS -p udp --dport 53 -d 10.96.0.10/32 -j CT --zone 2
+-A ISTIO_INBOUND -p udp --sport 53 -s 10.96.0.10/32 -j CT --zone 1
+COMMIT
+";
+        assert!(v4.ends_with(raw), "{v4}");
+        for line in [
+            "-A OUTPUT -p udp -j ISTIO_OUTPUT_DNS\n",
+            "-A ISTIO_OUTPUT -p tcp -o lo -m owner ! --gid-owner 7 ! --dport 53 -j RETURN\n",
+            "-A ISTIO_OUTPUT -p tcp --dport 53 -d 10.96.0.10/32 -j REDIRECT --to-ports 15053\n-A ISTIO_OUTPUT -p tcp -d 127.0.0.1/32",
+            "-A ISTIO_OUTPUT_DNS -p udp --dport 53 -m owner --uid-owner 1337 -j RETURN\n",
+            "-A ISTIO_OUTPUT_DNS -p udp --dport 53 -d 10.96.0.10/32 -j REDIRECT --to-ports 15053\n",
+        ] {
+            assert!(v4.contains(line), "{line}{v4}");
+        }
+        assert!(v6.contains("--dport 53 -d fd00::a/128 -j REDIRECT") && !v6.contains("10.96"), "{v6}");
+        // Without it, what an earlier run left is taken away.
+        let without = restore(&super::super::rules::rules(&args(&[]).settings().unwrap()), Family::V4, &v4);
+        assert!(without.contains("*raw\n:ISTIO_OUTPUT_DNS - [0:0]\n:ISTIO_INBOUND - [0:0]\n-D OUTPUT -p udp -j ISTIO_OUTPUT_DNS\n-D PREROUTING -p udp -j ISTIO_INBOUND\n-X ISTIO_OUTPUT_DNS\n-X ISTIO_INBOUND\nCOMMIT\n"), "{without}");
+        assert!(
+            without.contains("-D OUTPUT -p udp -j ISTIO_OUTPUT_DNS\n-X ISTIO_OUTPUT_DNS\n-A PREROUTING"),
+            "{without}"
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::rules::{Chain, Match, Rule, Rules, Verdict};
+use super::rules::{Chain, Match, Rule, Rules, Table, Verdict};
 
 /// Our table.
 pub(super) const TABLE: &str = "inet ferromesh";
@@ -16,21 +16,30 @@ pub(super) fn remove() -> String {
 pub(super) fn script(rules: &Rules, ipv6: bool) -> String {
     let mut text = remove();
     let _ = writeln!(text, "table {TABLE} {{");
-    for chain in Chain::ALL {
-        let _ = writeln!(text, "\tchain {} {{", chain.name());
+    for chain in rules.chains() {
+        let _ = writeln!(text, "\tchain {} {{", name(chain));
         for rule in rules.list.iter().filter(|rule| rule.chain == chain) {
             let _ = writeln!(text, "\t\t{}", line(rule));
         }
         text += "\t}\n";
     }
-    let tcp = if ipv6 { "meta l4proto tcp" } else { "meta nfproto ipv4 meta l4proto tcp" };
-    for (base, hook, chain) in [("PREROUTING", "prerouting", Chain::Inbound), ("OUTPUT", "output", Chain::Output)] {
-        // -100 is the priority of destination NAT, in both hooks; its name is known in one of them only.
-        let _ = writeln!(
-            text,
-            "\tchain {base} {{\n\t\ttype nat hook {hook} priority -100; policy accept;\n\t\t{tcp} jump {}\n\t}}",
-            chain.name()
-        );
+    // -100 is the priority of destination NAT, in both hooks; its name is known in one of them only. -300 is before tracking.
+    for (base, kind, chains) in [
+        ("PREROUTING", "nat hook prerouting priority -100", &[Chain::Inbound][..]),
+        ("OUTPUT", "nat hook output priority -100", &[Chain::Output, Chain::OutputDns]),
+        ("RAW_PREROUTING", "filter hook prerouting priority -300", &[Chain::ZoneInbound]),
+        ("RAW_OUTPUT", "filter hook output priority -300", &[Chain::ZoneOutput]),
+    ] {
+        let there: Vec<Chain> = rules.chains().filter(|chain| chains.contains(chain)).collect();
+        if there.is_empty() {
+            continue;
+        }
+        let _ = writeln!(text, "\tchain {base} {{\n\t\ttype {kind}; policy accept;");
+        for chain in there {
+            let family = if ipv6 { "" } else { "meta nfproto ipv4 " };
+            let _ = writeln!(text, "\t\t{family}meta l4proto {} jump {}", chain.transport().name(), name(chain));
+        }
+        text += "\t}\n";
     }
     if rules.drop_invalid {
         text += "\tchain ISTIO_DROP {\n\t\ttype filter hook prerouting priority mangle; policy accept;\n";
@@ -44,17 +53,25 @@ pub(super) fn script(rules: &Rules, ipv6: bool) -> String {
     text
 }
 
+/// The name of a chain; all stand in one table here.
+fn name(chain: Chain) -> String {
+    let prefix = if chain.table() == Table::Raw { "RAW_" } else { "" };
+    format!("{prefix}{}", chain.name())
+}
+
 fn line(rule: &Rule) -> String {
-    let mut words: Vec<String> = rule.matches.iter().map(condition).collect();
+    let transport = rule.chain.transport().name();
+    let mut words: Vec<String> = rule.matches.iter().map(|one| condition(one, transport)).collect();
     words.push(match rule.verdict {
         Verdict::Return => "return".to_owned(),
-        Verdict::Jump(chain) => format!("jump {}", chain.name()),
-        Verdict::RedirectTo(port) => format!("meta l4proto tcp redirect to :{port}"),
+        Verdict::Jump(chain) => format!("jump {}", name(chain)),
+        Verdict::RedirectTo(port) => format!("meta l4proto {transport} redirect to :{port}"),
+        Verdict::Zone(zone) => format!("ct zone set {zone} return"),
     });
     words.join(" ")
 }
 
-fn condition(one: &Match) -> String {
+fn condition(one: &Match, transport: &str) -> String {
     let ip = |net: &ipnet::IpNet| if net.addr().is_ipv4() { "ip" } else { "ip6" };
     match one {
         Match::InInterface(name) => format!("iifname \"{name}\""),
@@ -62,8 +79,9 @@ fn condition(one: &Match) -> String {
         Match::Source(net) => format!("{} saddr {net}", ip(net)),
         Match::Destination(net) => format!("{} daddr {net}", ip(net)),
         Match::NotDestination(net) => format!("{} daddr != {net}", ip(net)),
-        Match::Port(port) => format!("tcp dport {port}"),
-        Match::NotPort(port) => format!("tcp dport != {port}"),
+        Match::Port(port) => format!("{transport} dport {port}"),
+        Match::NotPort(port) => format!("{transport} dport != {port}"),
+        Match::SourcePort(port) => format!("{transport} sport {port}"),
         Match::Uid(uid) => format!("meta skuid {uid}"),
         Match::NotUid(uid) => format!("meta skuid != {uid}"),
         Match::Gid(gid) => format!("meta skgid {gid}"),
@@ -75,7 +93,7 @@ fn condition(one: &Match) -> String {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::super::rules::rules;
-    use super::super::settings::tests::args;
+    use super::super::settings::tests::{args, settings};
     use super::*;
 
     #[test]
@@ -119,6 +137,42 @@ table inet ferromesh {
 }
 ";
         assert_eq!(script(&rules(&settings), false), expected);
+    }
+
+    #[test]
+    fn dns_goes_to_the_proxy_but_not_the_proxys_own() {
+        let resolvers = ["10.96.0.10", "fd00::a"];
+        let settings = settings(&["--redirect-dns", "--ipv6", "-g", "7", "-c", "eth1"], &resolvers);
+        let text = script(&rules(&settings), settings.ipv6);
+        let expected = "	chain ISTIO_OUTPUT_DNS {
+		oifname \"eth1\" return
+		udp dport 53 meta skuid 1337 return
+		udp dport 53 meta skgid 7 return
+		udp dport 53 ip daddr 10.96.0.10/32 meta l4proto udp redirect to :15053
+		udp dport 53 ip6 daddr fd00::a/128 meta l4proto udp redirect to :15053
+	}
+	chain RAW_ISTIO_OUTPUT_DNS {
+		udp dport 53 meta skuid 1337 ct zone set 1 return
+		udp sport 15053 meta skuid 1337 ct zone set 2 return
+		udp dport 53 meta skgid 7 ct zone set 1 return
+		udp sport 15053 meta skgid 7 ct zone set 2 return
+		udp dport 53 ip daddr 10.96.0.10/32 ct zone set 2 return
+		udp dport 53 ip6 daddr fd00::a/128 ct zone set 2 return
+	}
+	chain RAW_ISTIO_INBOUND {
+		udp sport 53 ip saddr 10.96.0.10/32 ct zone set 1 return
+		udp sport 53 ip6 saddr fd00::a/128 ct zone set 1 return
+	}
+";
+        assert!(text.contains(expected), "{text}");
+        for line in [
+            "\t\toifname \"lo\" meta skuid != 1337 tcp dport != 53 return\n",
+            "\t\tmeta skgid 7 return\n\t\ttcp dport 53 ip daddr 10.96.0.10/32 meta l4proto tcp redirect to :15053\n",
+            "\t\tmeta l4proto tcp jump ISTIO_OUTPUT\n\t\tmeta l4proto udp jump ISTIO_OUTPUT_DNS\n",
+            "\t\ttype filter hook output priority -300; policy accept;\n\t\tmeta l4proto udp jump RAW_ISTIO_OUTPUT_DNS\n",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
+        }
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! Flags, as `istio-iptables` has them, and the checked values that they mean.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use clap::builder::FalseyValueParser;
 use ipnet::IpNet;
 use mesh_proto::names::port;
 
 use super::{Backend, RedirectError};
+use crate::dns::RESOLV_CONF;
 
 /// Flags of `mesh-proxy redirect`. Short ones are those of `istio-iptables`, whose long names are understood too.
 #[derive(Debug, Clone, clap::Args)]
@@ -79,11 +81,29 @@ pub struct Args {
     /// Drop packets that belong to no known connection
     #[arg(long)]
     pub drop_invalid: bool,
-    /// Not supported yet
-    #[arg(long, hide = true)]
+    /// Redirect DNS to the proxy's port 15053: questions to the resolvers of /etc/resolv.conf, by UDP and by TCP
+    #[arg(
+        long,
+        env = "ISTIO_META_DNS_CAPTURE",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        value_parser = FalseyValueParser::new()
+    )]
     pub redirect_dns: bool,
-    /// Not supported yet
-    #[arg(long, hide = true)]
+    /// With --redirect-dns: questions to every resolver
+    #[arg(
+        long,
+        env = "CAPTURE_ALL_DNS",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value = "false",
+        default_missing_value = "true",
+        value_parser = FalseyValueParser::new()
+    )]
     pub capture_all_dns: bool,
 }
 
@@ -118,6 +138,8 @@ pub struct Settings {
     pub ipv6: bool,
     /// Drop packets of no known connection.
     pub drop_invalid: bool,
+    /// Resolvers whose questions the proxy answers; absent leaves DNS alone.
+    pub dns: Option<Choice<IpAddr>>,
 }
 
 /// `*`, or some.
@@ -130,17 +152,24 @@ pub enum Choice<T> {
 }
 
 impl Args {
-    /// Checks all values.
+    /// Checks all values. Reads the system's resolvers if they are to be captured.
     pub fn settings(&self) -> Result<Settings, RedirectError> {
+        self.settings_with(|| std::fs::read_to_string(RESOLV_CONF).unwrap_or_default())
+    }
+
+    fn settings_with(&self, resolv_conf: impl FnOnce() -> String) -> Result<Settings, RedirectError> {
         let refuse = |flag, reason: &str| Err(RedirectError::Flag { flag, reason: reason.to_owned() });
         match self.mode.as_str() {
             "REDIRECT" => {}
             "TPROXY" => return refuse("-m", "TPROXY is not supported yet; use REDIRECT"),
             other => return refuse("-m", &format!("`{other}` is not REDIRECT")),
         }
-        if self.redirect_dns || self.capture_all_dns {
-            return refuse("--redirect-dns", "the proxy does not capture DNS yet");
-        }
+        let dns = match (self.redirect_dns, self.capture_all_dns) {
+            (false, false) => None,
+            (false, true) => return refuse("--capture-all-dns", "has no effect without --redirect-dns; give both"),
+            (true, true) => Some(Choice::All),
+            (true, false) => Some(Choice::Only(self.resolvers(&resolv_conf())?)),
+        };
         for (flag, port) in [("-p", self.outbound_port), ("-z", self.inbound_port), ("-e", self.tunnel_port)] {
             if port == 0 {
                 return refuse(flag, "a port lies between 1 and 65535");
@@ -175,7 +204,30 @@ impl Args {
             exclude_interfaces: list("-c", &self.exclude_interfaces, interface)?,
             ipv6: self.ipv6,
             drop_invalid: self.drop_invalid,
+            dns,
         })
+    }
+
+    /// The resolvers of a `resolv.conf` that can be captured.
+    fn resolvers(&self, resolv_conf: &str) -> Result<Vec<IpAddr>, RedirectError> {
+        let refuse = |reason: String| RedirectError::Flag { flag: "--redirect-dns", reason };
+        let mut settings = crate::dns::Settings::default();
+        settings.take_resolv_conf(resolv_conf);
+        if settings.resolvers.is_empty() {
+            return Err(refuse(format!("{RESOLV_CONF} names no resolver; name one there, or add --capture-all-dns")));
+        }
+        let (captured, left): (Vec<IpAddr>, Vec<IpAddr>) =
+            settings.resolvers.iter().map(SocketAddr::ip).partition(|resolver| resolver.is_ipv4() || self.ipv6);
+        match left.first() {
+            Some(resolver) if captured.is_empty() => {
+                Err(refuse(format!("{resolver} in {RESOLV_CONF} is IPv6, which is captured only with --ipv6")))
+            }
+            Some(resolver) => {
+                tracing::warn!(%resolver, "is IPv6 and left alone; --ipv6 captures questions to it too");
+                Ok(captured)
+            }
+            None => Ok(captured),
+        }
     }
 }
 
@@ -243,12 +295,36 @@ pub(super) mod tests {
         assert_eq!(args(&["-b", ""]).settings().unwrap().inbound, Choice::Only(vec![]));
     }
 
+    /// The settings of a machine that asks these resolvers.
+    pub(in crate::redirect) fn settings(flags: &[&str], resolvers: &[&str]) -> Settings {
+        let text = || resolvers.iter().map(|resolver| format!("nameserver {resolver}\n")).collect::<String>();
+        args(flags).settings_with(text).unwrap()
+    }
+
+    #[test]
+    fn resolvers_whose_questions_are_captured_are_the_systems_or_all() {
+        let both = ["10.96.0.10", "fd00::a"];
+        let addresses = |all: &[&str]| Some(Choice::Only(all.iter().map(|text| text.parse().unwrap()).collect()));
+        for (flags, expected) in [
+            (&[][..], None),
+            (&["--redirect-dns"], addresses(&both[..1])),
+            (&["--redirect-dns=true", "--ipv6"], addresses(&both)),
+            (&["--redirect-dns=false"], None),
+            (&["--redirect-dns", "--capture-all-dns"], Some(Choice::All)),
+        ] {
+            assert_eq!(settings(flags, &both).dns, expected, "{flags:?}");
+        }
+        let error = args(&["--redirect-dns"]).settings_with(String::new).unwrap_err().to_string();
+        assert!(error.starts_with("--redirect-dns: /etc/resolv.conf names no resolver"), "{error}");
+    }
+
     #[test]
     fn what_cannot_be_honoured_is_refused_by_name() {
         for (line, expected) in [
             (&["-m", "TPROXY"][..], "-m: TPROXY is not supported yet"),
             (&["-m", "x"], "-m: `x` is not REDIRECT"),
-            (&["--redirect-dns"], "--redirect-dns: the proxy does not capture DNS"),
+            (&["--capture-all-dns"], "--capture-all-dns: has no effect without"),
+            (&["--redirect-dns"], "--redirect-dns: fd00::a in /etc/resolv.conf is IPv6"),
             (&["-b", "80,*"], "-b: `*` is not a port"),
             (&["-d", "0"], "-d: `0` is not a port"),
             (&["-o", "80;drop"], "-o: `80;drop` is not a port"),
@@ -259,7 +335,8 @@ pub(super) mod tests {
             (&["-p", "15006"], "-z: inbound and outbound"),
             (&["-z", "0"], "-z: a port lies"),
         ] {
-            let error = args(line).settings().unwrap_err().to_string();
+            let resolv_conf = || "nameserver fd00::a\n".to_owned();
+            let error = args(line).settings_with(resolv_conf).unwrap_err().to_string();
             assert!(error.starts_with(expected), "{line:?}: {error}");
         }
     }
