@@ -361,7 +361,8 @@ impl Mesh {
         Ok(())
     }
 
-    pub(crate) async fn debug(&self, path: &str) -> Result<Value> {
+    /// A debug page of the control plane.
+    pub async fn debug(&self, path: &str) -> Result<Value> {
         let answer = http_client::get(self.local.state().monitoring, "localhost", path).await?;
         serde_json::from_slice(&answer.body).with_context(|| format!("{path}: {}", answer.text()))
     }

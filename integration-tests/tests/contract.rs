@@ -20,6 +20,7 @@ fn take(any: &wkt::Any, context: &Context) -> Result<(), Refusal> {
             let _: tls::Secret = unpack(any).unwrap();
             Ok(())
         }
+        type_url::NAME_TABLE => decode::name_table::name_table(&unpack(any).unwrap(), &context.place).map(drop),
         other => panic!("{other}"),
     }
 }
@@ -44,6 +45,7 @@ fn our_proxy_takes_what_our_control_plane_sends() {
             ("listeners", type_url::LISTENER),
             ("routes", type_url::ROUTE),
             ("secrets", type_url::SECRET),
+            ("names", type_url::NAME_TABLE),
         ] {
             let path = case.join("expect").join(format!("{family}.yaml"));
             let Ok(text) = std::fs::read_to_string(&path) else { continue };

