@@ -25,7 +25,7 @@ use crate::eventually::{DEADLINE, eventually};
 const WARMING: Duration = Duration::from_secs(3);
 
 /// Of the directories of meshes; the id of the process follows.
-const PREFIX: &str = "ferromesh-test-";
+pub const PREFIX: &str = "ferromesh-test-";
 
 /// What a mesh is to consist of.
 #[derive(Debug, Default)]
@@ -185,7 +185,7 @@ impl Builder {
 }
 
 /// Removes what shared meshes of processes left that are gone: they live as long as their process, so nobody drops them.
-fn sweep() {
+pub fn sweep() {
     for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let process = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next()?.parse::<u32>().ok());

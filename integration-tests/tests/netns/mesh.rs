@@ -13,6 +13,7 @@ use std::time::Duration;
 use hickory_proto::op::{Message, MessageType, Metadata, OpCode, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{RData, Record, RecordType};
+use integration_tests::mesh::{PREFIX, sweep};
 use mesh_controlplane::app::{ControlPlane, Settings};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -190,7 +191,8 @@ fn program() -> &'static Path {
         assert!(build.status().unwrap().success(), "mesh-proxy is not built");
         let test = std::env::current_exe().unwrap();
         let built = test.ancestors().nth(2).unwrap().join("mesh-proxy");
-        let copy = std::env::temp_dir().join(format!("ferromesh-netns-{}", std::process::id()));
+        sweep();
+        let copy = std::env::temp_dir().join(format!("{PREFIX}{}-netns", std::process::id()));
         std::fs::create_dir_all(&copy).unwrap();
         std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o755)).unwrap();
         let copy = copy.join("mesh-proxy");
