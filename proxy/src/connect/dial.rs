@@ -160,3 +160,39 @@ pub(super) async fn dial(
     };
     Ok(Dialed { sender, local: raw.local, tls: raw.tls, socket: raw.socket })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::time::Duration;
+
+    use super::*;
+    use crate::xds::decode::{Context, cluster};
+
+    #[tokio::test]
+    async fn the_kernel_is_told_how_to_probe() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for (options, expected) in [
+            ("{}", (false, None)),
+            (
+                "{tcp_keepalive: {keepalive_probes: 3, keepalive_time: 600, keepalive_interval: 75}}",
+                (true, Some((3, 600, 75))),
+            ),
+            ("{tcp_keepalive: {}}", (true, None)),
+        ] {
+            let raw = format!("{{name: a, type: STATIC, upstream_connection_options: {options}}}");
+            let (config, _) =
+                cluster::cluster(&mesh_proto::yaml::from_yaml(&raw).unwrap(), &Context::default()).unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            keepalive(&stream, &config);
+            let socket = SockRef::from(&stream);
+            assert_eq!(socket.keepalive().unwrap(), expected.0, "{options}");
+            if let Some((probes, time, interval)) = expected.1 {
+                let found =
+                    (socket.tcp_keepalive_retries(), socket.tcp_keepalive_time(), socket.tcp_keepalive_interval());
+                let wanted = (probes, Duration::from_secs(time), Duration::from_secs(interval));
+                assert_eq!((found.0.unwrap(), found.1.unwrap(), found.2.unwrap()), wanted, "{options}");
+            }
+        }
+    }
+}
