@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use mesh_proto::crd::service_entry::ServiceEntry;
 use mesh_proto::crd::virtual_service::{Destination, VirtualService};
 
 use super::check::At;
@@ -27,6 +28,9 @@ pub fn references<'a>(objects: impl IntoIterator<Item = &'a Object>) -> Vec<Find
             virtual_service(&mut report, &world, spec);
             conflicts(&mut report, &mut claims, spec);
         }
+        if let Spec::ServiceEntry(spec) = &object.spec {
+            service_entry(&mut Report { object, findings: &mut findings }, &world, spec);
+        }
     }
     findings
 }
@@ -35,6 +39,8 @@ pub fn references<'a>(objects: impl IntoIterator<Item = &'a Object>) -> Vec<Find
 struct World {
     /// Ports by host; those of wildcard ServiceEntries stand under `*.domain`.
     hosts: BTreeMap<String, BTreeSet<u32>>,
+    /// Hosts of Services.
+    kubernetes: BTreeSet<String>,
     /// (host, subset) of DestinationRules.
     subsets: BTreeSet<(String, String)>,
     /// Hosts that have DestinationRules.
@@ -50,6 +56,7 @@ impl World {
     fn new(objects: &[&Object]) -> Self {
         let mut world = Self {
             hosts: BTreeMap::new(),
+            kubernetes: BTreeSet::new(),
             subsets: BTreeSet::new(),
             ruled: BTreeSet::new(),
             gateways: BTreeSet::new(),
@@ -69,6 +76,7 @@ impl World {
                 let ports = service.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
                 let ports = ports.filter_map(|port| u32::try_from(port.port).ok()).collect();
                 self.hosts.insert(full(name, namespace), ports);
+                self.kubernetes.insert(full(name, namespace));
             }
             Spec::ServiceEntry(entry) => {
                 for host in &entry.hosts {
@@ -199,6 +207,20 @@ fn virtual_service(report: &mut Report<'_, '_>, world: &World, spec: &VirtualSer
             for (index, to) in routes.iter().enumerate() {
                 destination(report, world, &at.index(index).field("destination"), &to.destination);
             }
+        }
+    }
+}
+
+/// A Service of the same host and namespace decides where requests go (SE7).
+fn service_entry(report: &mut Report<'_, '_>, world: &World, spec: &ServiceEntry) {
+    let own = format!(".{}.{DOMAIN}", report.object.key.namespace);
+    for (index, host) in spec.hosts.iter().enumerate() {
+        let host = full(host, &report.object.key.namespace);
+        if host.ends_with(&own) && world.kubernetes.contains(&host) {
+            let message = format!(
+                "{host} is a Service of Kubernetes too, which has the say: of this entry only subjectAltNames have an effect"
+            );
+            report.add(Severity::Warning, None, &At::top("hosts").index(index), message);
         }
     }
 }
