@@ -401,6 +401,15 @@ impl Mesh {
         Ok(path.display().to_string())
     }
 
+    /// The `spec` of a workload's `WorkloadEntry`.
+    pub fn workload_entry(&self, workload: &str) -> Result<Value> {
+        let file = self.directory.join("workloads").join(format!("{}.yaml", self.proxy(workload)?));
+        let text = std::fs::read_to_string(file)?;
+        let (entry, _) = text.split_once("\n---\n").context("a workload is an entry and a Sidecar")?;
+        let mut entry: Value = yaml_serde::from_str(entry)?;
+        Ok(entry["spec"].take())
+    }
+
     /// The path of a file that is not there yet.
     pub fn path(&self, name: &str) -> String {
         self.directory.join(name).display().to_string()

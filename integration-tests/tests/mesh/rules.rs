@@ -671,6 +671,34 @@ fn workload_entries_have_names_for_addresses() {
     });
 }
 
+/// WE1, SE7: servers must show the identity of their entry's service account, or one that a ServiceEntry of the same host names.
+#[test]
+fn servers_show_the_identities_that_entries_name() {
+    MESH.run(async |mesh| {
+        let host = "se7.default.svc.cluster.local";
+        let member = |account: &str| {
+            let mut spec = mesh.workload_entry("echo-v1")?;
+            spec["labels"]["app"] = "se7".into();
+            spec["serviceAccount"] = account.into();
+            anyhow::Ok(object("WorkloadEntry", "default", "se7", &spec.to_string()) + &service("default", "se7", "se7"))
+        };
+        let ask = mesh.client("client").get("http://se7/");
+        mesh.apply_as("se7", &member("echo")?).await?;
+        assert_eq!(ask.clone().send().await?.peer(), mesh.identity("client"));
+        mesh.apply_as("se7", &member("somebody")?).await?;
+        assert_eq!(ask.clone().status().await, 503);
+        let named = format!("{{hosts: [{host}], location: MESH_INTERNAL, ports: [{{number: 80, name: http, protocol: HTTP}}], resolution: STATIC, subjectAltNames: ['{}']}}", mesh.identity("echo-v1"));
+        mesh.apply(&object("ServiceEntry", "default", "se7", &named)).await?;
+        assert_eq!(ask.send().await?.peer(), mesh.identity("client"));
+        let findings = mesh.findings().await?;
+        let told = |finding: &serde_json::Value| {
+            finding["field"] == "hosts[0]" && finding["message"].as_str().is_some_and(|text| text.starts_with(host))
+        };
+        assert!(findings.as_array().into_iter().flatten().any(told), "what else the entry says has no effect: {findings}");
+        Ok(())
+    });
+}
+
 /// DR5: rules of subsets that nobody names change nothing.
 #[test]
 fn subsets_that_no_route_names_are_not_used() {
