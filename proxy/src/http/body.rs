@@ -21,6 +21,9 @@ use crate::telemetry::record::Flags;
 /// The largest request body that is kept for another try, in bytes.
 pub const REPLAY_LIMIT: usize = 64 * 1024;
 
+/// Envoy's words for a stream that the endpoint reset in the middle of its answer.
+const REMOTE_RESET: &str = "upstream_reset_after_response_started{remote_reset}";
+
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
@@ -33,6 +36,9 @@ pub enum BodyError {
     /// Time is up.
     #[error("{0}")]
     Timeout(&'static str),
+    /// The stream was reset with NO_ERROR before its end.
+    #[error("the stream ended before the body did")]
+    Reset,
     /// It is larger than allowed.
     #[error("the body is too large")]
     TooLarge,
@@ -84,6 +90,8 @@ impl MessageCount {
 /// How far a request body has come.
 #[derive(Debug, Default)]
 pub struct Progress {
+    /// It comes on a stream of HTTP/2.
+    pub http2: bool,
     /// Bytes from the client.
     pub received: Cell<u64>,
     /// gRPC messages from the client, counted where there may be some.
@@ -99,6 +107,21 @@ pub struct Progress {
 }
 
 impl Progress {
+    /// Of a body that comes in a version of HTTP.
+    pub fn of(version: http::Version) -> Self {
+        Self { http2: version == http::Version::HTTP_2, ..Self::default() }
+    }
+
+    /// Tells the end of a body from a stream that was reset: hyper takes RST_STREAM with NO_ERROR for an end.
+    fn end_of(&self, incoming: &Incoming) -> Option<Result<Frame<Bytes>, BodyError>> {
+        if self.http2 && !incoming.is_end_stream() {
+            self.broken.set(true);
+            return Some(Err(BodyError::Reset));
+        }
+        self.end();
+        None
+    }
+
     fn end(&self) {
         if self.ended.get().is_none() {
             self.ended.set(Some(Instant::now()));
@@ -187,10 +210,7 @@ impl Replay {
         }
         let polled = ready!(Pin::new(&mut *self.incoming.borrow_mut()).poll_frame(cx));
         match polled {
-            None => {
-                self.progress.end();
-                Poll::Ready(None)
-            }
+            None => Poll::Ready(self.progress.end_of(&self.incoming.borrow())),
             Some(Err(error)) => {
                 self.progress.broken.set(true);
                 Poll::Ready(Some(Err(error.into())))
@@ -234,10 +254,7 @@ impl Body for RequestBody {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Direct(incoming, progress) => match ready!(Pin::new(&mut *incoming).poll_frame(cx)) {
-                None => {
-                    progress.end();
-                    Poll::Ready(None)
-                }
+                None => Poll::Ready(progress.end_of(incoming)),
                 Some(Ok(frame)) => {
                     if let Some(data) = frame.data_ref() {
                         progress.pass(data);
@@ -407,6 +424,16 @@ impl ResponseBody {
 }
 
 impl Upstream {
+    /// True if a body that ended was broken off by RST_STREAM with NO_ERROR, which hyper takes for an end.
+    ///
+    /// After a whole answer it asks the client to send no more (RFC 9113, section 8.1), and may overtake the end of the answer here. So
+    /// it breaks an answer only if there was nothing more to send, or if the answer is known not to be whole.
+    fn is_broken_off(&self, grpc: bool) -> bool {
+        let sent = self.limits.request.as_ref().is_none_or(|request| request.ended.get().is_some());
+        let missing = self.incoming.size_hint().exact().is_some_and(|bytes| bytes > 0);
+        !self.http1 && !self.incoming.is_end_stream() && (sent || grpc || missing)
+    }
+
     /// Ready when the response has taken too long.
     fn poll_timeout(&mut self, cx: &mut Context<'_>) -> Poll<Late> {
         // Each frame moves the idle limit on; the timer is moved only when it fires, or when something comes earlier.
@@ -457,6 +484,12 @@ impl Body for ResponseBody {
                 this.fail(flag, text);
                 Poll::Ready(Some(Err(BodyError::Timeout(text))))
             }
+            Poll::Ready(None)
+                if upstream.is_broken_off(this.finish.as_ref().is_some_and(|finish| finish.record.grpc)) =>
+            {
+                this.fail(Flags::UR, REMOTE_RESET);
+                Poll::Ready(Some(Err(BodyError::Reset)))
+            }
             Poll::Ready(None) => {
                 this.end();
                 Poll::Ready(None)
@@ -466,7 +499,7 @@ impl Body for ResponseBody {
                     Error::UpstreamReset(Some(REFUSED_STREAM)) => {
                         (Flags::UR, "upstream_reset_after_response_started{remote_refused_stream_reset}")
                     }
-                    Error::UpstreamReset(_) => (Flags::UR, "upstream_reset_after_response_started{remote_reset}"),
+                    Error::UpstreamReset(_) => (Flags::UR, REMOTE_RESET),
                     // HTTP/1 that ends too early breaks the protocol, as Envoy counts it.
                     _ if upstream.http1 => (Flags::UPE, "upstream_reset_after_response_started{protocol_error}"),
                     _ => (Flags::UC, "upstream_reset_after_response_started{connection_termination}"),

@@ -42,11 +42,11 @@ enum Source {
 }
 
 impl Source {
-    fn new(body: Incoming, keep: bool) -> Self {
+    fn new(body: Incoming, version: Version, keep: bool) -> Self {
         if body.is_end_stream() {
             return Self::Empty;
         }
-        let progress = Rc::new(Progress::default());
+        let progress = Rc::new(Progress::of(version));
         if keep {
             Self::Replay(Replay::new(body, progress))
         } else {
@@ -119,7 +119,7 @@ pub(super) async fn forward(
     }
     let retry = action.retry.as_ref().or(matched.host.retry.as_ref()).cloned();
     let upgrading = exchange.upgrade.is_some();
-    let mut source = if upgrading { Source::Empty } else { Source::new(body, retry.is_some()) };
+    let mut source = if upgrading { Source::Empty } else { Source::new(body, exchange.version, retry.is_some()) };
     if let Some(progress) = source.progress() {
         finish.follow(progress.clone());
     }
