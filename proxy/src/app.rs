@@ -226,7 +226,13 @@ async fn set_up(bootstrap: Bootstrap, options: &Options, stop: &CancellationToke
         metadata: HeaderValue::try_from(Peer::encode(&metadata)).context("node metadata")?,
         id: HeaderValue::try_from(bootstrap.node.id.as_str()).context("node.id")?,
     };
-    let shared = Shared { store: store.clone(), metrics: metrics.clone(), drain: drain.clone(), node: Arc::new(node) };
+    let shared = Shared {
+        store: store.clone(),
+        metrics: metrics.clone(),
+        drain: drain.clone(),
+        node: Arc::new(node),
+        listener_drain: bootstrap.listener_drain,
+    };
     let concurrency = match options.workers {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         some => some,

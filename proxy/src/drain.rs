@@ -4,7 +4,7 @@
 //! (what is left is cut).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -24,13 +24,20 @@ pub enum Phase {
 #[derive(Debug, Clone)]
 pub struct Drain {
     phase: Arc<watch::Sender<Phase>>,
+    /// The phase as a number: every answer asks for it, and the sender would take a lock that all workers share.
+    now: Arc<AtomicU8>,
     connections: Arc<AtomicUsize>,
     idle: Arc<tokio::sync::Notify>,
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { phase: Arc::new(watch::channel(Phase::Running).0), connections: Arc::default(), idle: Arc::default() }
+        Self {
+            phase: Arc::new(watch::channel(Phase::Running).0),
+            now: Arc::default(),
+            connections: Arc::default(),
+            idle: Arc::default(),
+        }
     }
 }
 
@@ -49,7 +56,16 @@ impl Drop for Counted {
 impl Drain {
     /// The phase now.
     pub fn phase(&self) -> Phase {
-        *self.phase.borrow()
+        match self.now.load(Ordering::Acquire) {
+            0 => Phase::Running,
+            1 => Phase::Draining,
+            _ => Phase::Stopped,
+        }
+    }
+
+    /// A receiver of phases.
+    pub fn subscribe(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
     }
 
     /// Goes to a later phase; never back.
@@ -57,6 +73,7 @@ impl Drain {
         self.phase.send_if_modified(|phase| {
             let later = to > *phase;
             *phase = (*phase).max(to);
+            self.now.store(*phase as u8, Ordering::Release);
             later
         });
     }

@@ -2,10 +2,12 @@
 //!
 //! The control thread tells workers which sockets to serve; workers read configuration from the snapshot store themselves.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_util::sync::CancellationToken;
 
 use crate::Name;
-use crate::drain::{Drain, Phase};
+use crate::drain::Drain;
 use crate::listener::{BindAddress, accept, socket};
 use crate::snapshot::Store;
 use crate::telemetry::stats::Metrics;
@@ -28,6 +30,9 @@ pub fn small_pages() {
     }
 }
 
+/// How often tasks are given a turn to write their accounts when a worker stops.
+const LAST_TURNS: usize = 4;
+
 /// Runs hyper's tasks on the worker that has the connection.
 #[derive(Debug, Clone, Copy)]
 pub struct LocalExecutor;
@@ -38,8 +43,78 @@ where
     F::Output: 'static,
 {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(future);
+        spawn(future);
     }
+}
+
+thread_local! {
+    /// Those of the worker that this thread is.
+    static COUNTS: RefCell<Arc<Counts>> = RefCell::default();
+}
+
+/// What a worker has under way, as others may read it.
+#[derive(Debug, Default)]
+pub struct Counts {
+    tasks: AtomicUsize,
+    pools: [AtomicUsize; 4],
+}
+
+/// What the pools of a worker hold.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolCounts {
+    /// Pools: one for each endpoint that was used, and each way to use it.
+    pub pools: usize,
+    /// Connections to endpoints, in use or not.
+    pub connections: usize,
+    /// HTTP/1 connections that wait for a request.
+    pub idle: usize,
+    /// HTTP/2 connections that take requests.
+    pub shared: usize,
+}
+
+impl Counts {
+    /// Tasks now: connections, HTTP/2 streams, and a few that are always there.
+    pub fn tasks(&self) -> usize {
+        self.tasks.load(Ordering::Relaxed)
+    }
+
+    /// The pools, as they were a moment ago.
+    pub fn of_pools(&self) -> PoolCounts {
+        let [pools, connections, idle, shared] = self.pools.each_ref().map(|count| count.load(Ordering::Relaxed));
+        PoolCounts { pools, connections, idle, shared }
+    }
+
+    /// Tells of the pools.
+    pub fn pools(&self, counts: PoolCounts) {
+        let PoolCounts { pools, connections, idle, shared } = counts;
+        for (count, value) in self.pools.iter().zip([pools, connections, idle, shared]) {
+            count.store(value, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A task that is counted.
+struct Counted(Arc<Counts>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.tasks.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Spawns a task on this worker.
+pub fn spawn<F>(future: F)
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
+    let counts = COUNTS.with_borrow(Arc::clone);
+    counts.tasks.fetch_add(1, Ordering::Relaxed);
+    let counted = Counted(counts);
+    tokio::task::spawn_local(async move {
+        future.await;
+        drop(counted);
+    });
 }
 
 /// Order to a worker.
@@ -60,12 +135,15 @@ pub struct Shared {
     pub drain: Drain,
     /// Who we are.
     pub node: Arc<NodeHeaders>,
+    /// How long a connection may take to finish whose chain is gone.
+    pub listener_drain: Duration,
 }
 
 /// The running workers and their listening sockets.
 #[derive(Debug)]
 pub struct Workers {
     orders: Vec<UnboundedSender<Order>>,
+    counts: Vec<Arc<Counts>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     bound: Mutex<HashMap<(Name, SocketAddr), Bound>>,
 }
@@ -81,18 +159,20 @@ impl Workers {
     pub fn start(count: usize, shared: &Shared) -> io::Result<Self> {
         let mut orders = Vec::new();
         let mut threads = Vec::new();
+        let mut counts = Vec::new();
         for index in 0..count.max(1) {
             let (sender, receiver) = unbounded_channel();
-            let shared = shared.clone();
+            let (shared, own) = (shared.clone(), Arc::<Counts>::default());
+            counts.push(own.clone());
             let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
-                if let Err(error) = run(index, shared, receiver) {
+                if let Err(error) = run(index, shared, own, receiver) {
                     tracing::error!(%error, index, "a worker could not start");
                 }
             })?;
             orders.push(sender);
             threads.push(thread);
         }
-        Ok(Self { orders, threads: Mutex::new(threads), bound: Mutex::default() })
+        Ok(Self { orders, counts, threads: Mutex::new(threads), bound: Mutex::default() })
     }
 
     /// Opens sockets for the bound listeners of the newest snapshot and closes those that are gone. Errors do not stop the others.
@@ -157,6 +237,11 @@ impl Workers {
         all
     }
 
+    /// What each worker has under way.
+    pub fn counts(&self) -> &[Arc<Counts>] {
+        &self.counts
+    }
+
     /// Stops accepting everywhere.
     pub fn close(&self) {
         for (_, bound) in self.bound.lock().drain() {
@@ -172,26 +257,16 @@ impl Workers {
     }
 }
 
-fn run(index: usize, shared: Shared, mut orders: UnboundedReceiver<Order>) -> io::Result<()> {
+fn run(index: usize, shared: Shared, counts: Arc<Counts>, mut orders: UnboundedReceiver<Order>) -> io::Result<()> {
+    COUNTS.set(counts.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let local = tokio::task::LocalSet::new();
-    let drain = shared.drain.clone();
-    let worker = Worker::new(index, shared.store, shared.metrics, shared.drain, shared.node);
+    let worker = Worker::new(index, shared);
     local.block_on(&runtime, async move {
-        let sweeping = worker.clone();
-        tokio::task::spawn_local(async move {
-            let mut every = tokio::time::interval(Duration::from_secs(1));
-            loop {
-                every.tick().await;
-                sweeping.pools.sweep();
-            }
-        });
         let serve = async {
             while let Some(Order::Listen { listener, socket, stop }) = orders.recv().await {
                 match tokio::net::TcpListener::from_std(socket) {
-                    Ok(socket) => {
-                        tokio::task::spawn_local(accept::run(worker.clone(), listener, socket, stop));
-                    }
+                    Ok(socket) => spawn(accept::run(worker.clone(), listener, socket, stop)),
                     Err(error) => tracing::error!(%error, "cannot serve a socket"),
                 }
             }
@@ -199,7 +274,11 @@ fn run(index: usize, shared: Shared, mut orders: UnboundedReceiver<Order>) -> io
         };
         tokio::select! {
             () = serve => {}
-            () = drain.reached(Phase::Stopped) => {}
+            () = worker.attend(&counts) => {}
+        }
+        // What is cut is still accounted for.
+        for _ in 0..LAST_TURNS {
+            tokio::task::yield_now().await;
         }
     });
     Ok(())

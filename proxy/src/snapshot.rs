@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub clusters: IndexMap<Name, Arc<Cluster>>,
     /// Names that the workload's DNS knows; absent until the control plane has sent them.
     pub names: Option<Arc<dns::Table>>,
+    /// Shared by all published snapshots of a store, which counts them by it.
+    pub living: Arc<()>,
 }
 
 /// Holds the current snapshot and tells who waits that it changed.
@@ -38,11 +40,17 @@ pub struct Store {
     current: ArcSwap<Snapshot>,
     version: AtomicU64,
     changed: watch::Sender<u64>,
+    living: Arc<()>,
 }
 
 impl Default for Store {
     fn default() -> Self {
-        Self { current: ArcSwap::default(), version: AtomicU64::new(0), changed: watch::channel(0).0 }
+        Self {
+            current: ArcSwap::default(),
+            version: AtomicU64::new(0),
+            changed: watch::channel(0).0,
+            living: Arc::default(),
+        }
     }
 }
 
@@ -61,10 +69,16 @@ impl Store {
     pub fn publish(&self, mut snapshot: Snapshot) -> u64 {
         let version = self.version() + 1;
         snapshot.version = version;
+        snapshot.living = self.living.clone();
         self.current.store(Arc::new(snapshot));
         self.version.store(version, Ordering::Release);
         self.changed.send_replace(version);
         version
+    }
+
+    /// Published snapshots that somebody still uses: the current one, and those of requests that began with an older one.
+    pub fn living(&self) -> usize {
+        Arc::strong_count(&self.living) - 1
     }
 
     /// A receiver of versions; it is marked changed by each publish.

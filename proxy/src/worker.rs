@@ -3,13 +3,19 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderValue;
 
 use crate::connect::Pools;
-use crate::drain::Drain;
+use crate::drain::{Drain, Phase};
+use crate::listener::place::Places;
+use crate::runtime::{Counts, Shared};
 use crate::snapshot::{Snapshot, Store};
 use crate::telemetry::stats;
+
+/// How often pools are looked through for what is idle or of no more use.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// State of a worker, shared by its tasks.
 #[derive(Debug)]
@@ -18,6 +24,10 @@ pub struct Worker {
     snapshot: RefCell<Arc<Snapshot>>,
     /// Connections to endpoints.
     pub pools: Pools,
+    /// Connections of clients.
+    pub places: Rc<Places>,
+    /// How long a connection may take to finish whose chain is gone.
+    pub listener_drain: Duration,
     /// Metric handles.
     pub metrics: stats::Local,
     /// The shutdown switch.
@@ -39,23 +49,48 @@ pub struct NodeHeaders {
 
 impl Worker {
     /// A worker; `index` makes connection ids unique in the process.
-    pub fn new(
-        index: usize,
-        store: Arc<Store>,
-        metrics: Arc<stats::Metrics>,
-        drain: Drain,
-        node: Arc<NodeHeaders>,
-    ) -> Rc<Self> {
+    pub fn new(index: usize, shared: Shared) -> Rc<Self> {
+        let Shared { store, metrics, drain, node, listener_drain } = shared;
         Rc::new(Self {
             snapshot: RefCell::new(store.load()),
             store,
             pools: Pools::default(),
+            places: Rc::default(),
+            listener_drain,
             metrics: stats::Local::new(metrics),
             drain,
             node,
             random: RefCell::new(fastrand::Rng::new()),
             ids: Cell::new((index as u64) << 48),
         })
+    }
+
+    /// Follows configuration and shutdown for all connections of the worker, and keeps its pools tidy; returns when all must stop.
+    pub async fn attend(&self, counts: &Counts) {
+        let mut changed = self.store.subscribe();
+        let mut phase = self.drain.subscribe();
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            tokio::select! {
+                // Both senders live as long as `self`.
+                _ = phase.changed() => {
+                    let phase = *phase.borrow_and_update();
+                    self.places.enter(phase);
+                    if phase == Phase::Stopped {
+                        return;
+                    }
+                }
+                _ = changed.changed() => {
+                    self.places.look(self);
+                    self.pools.follow(&self.snapshot());
+                }
+                _ = sweep.tick() => {
+                    self.pools.follow(&self.snapshot());
+                    self.pools.sweep();
+                }
+            }
+            counts.pools(self.pools.counts());
+        }
     }
 
     /// The newest snapshot; costs one atomic load unless it changed.

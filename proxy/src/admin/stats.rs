@@ -11,6 +11,7 @@ use crate::Name;
 use crate::app::Running;
 use crate::balance::Resource;
 use crate::drain::Phase;
+use crate::runtime::PoolCounts;
 use crate::xds::state::Kind;
 
 /// A number with its names.
@@ -176,6 +177,24 @@ fn collect(running: &Running) -> Vec<Stat> {
     add("server", None, "uptime", true, running.started.0.elapsed().as_secs());
     add("server", None, "concurrency", true, running.concurrency as u64);
     add("server", None, "total_connections", true, running.drain.connections() as u64);
+    // Not Envoy's: what must come back to where it was when a disturbance is over.
+    add("server", None, "living_snapshots", true, running.store.living() as u64);
+    let counts = running.workers.counts();
+    add("server", None, "worker_tasks", true, counts.iter().map(|one| one.tasks() as u64).sum());
+    let pools = counts.iter().map(|one| one.of_pools());
+    let pools = pools.fold(PoolCounts::default(), |sum, one| PoolCounts {
+        pools: sum.pools + one.pools,
+        connections: sum.connections + one.connections,
+        idle: sum.idle + one.idle,
+        shared: sum.shared + one.shared,
+    });
+    add("server", None, "upstream_pools", true, pools.pools as u64);
+    add("server", None, "upstream_connections", true, pools.connections as u64);
+    add("server", None, "upstream_connections_idle", true, pools.idle as u64);
+    add("server", None, "upstream_connections_http2", true, pools.shared as u64);
+    if running.bootstrap.ads.is_some() {
+        add("control_plane", None, "connected_state", true, running.publisher.is_connected().into());
+    }
     let expiry = running.secrets.certificates().into_iter().filter_map(|(_, one)| one.map(|one| one.not_after)).min();
     if let Some(expiry) = expiry {
         let days = (expiry - jiff::Timestamp::now().as_second()) / 86_400;

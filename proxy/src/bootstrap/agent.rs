@@ -10,12 +10,12 @@ use std::time::Duration;
 use mesh_proto::names::{annotation, label, port};
 use mesh_proto::xds::{core, wkt};
 
-use super::{ApplicationMetrics, Bootstrap, BootstrapError, DRAIN, Servers};
+use super::{ApplicationMetrics, Bootstrap, BootstrapError, DRAIN, LISTENER_DRAIN, Servers};
 use crate::dns;
 use crate::identity;
 use crate::identity::files::Mounted;
 use crate::telemetry::peer::Fields;
-use crate::xds::client::{Protocol, ServerTrust, Settings as Ads, Target};
+use crate::xds::client::{KEEPALIVE, Protocol, ServerTrust, Settings as Ads, Target};
 use crate::xds::state::Kind;
 
 /// Where Istio's injection mounts the token.
@@ -80,6 +80,10 @@ pub struct Agent {
     pub dns: Option<dns::Settings>,
     /// How long connections may take to finish.
     pub drain: Duration,
+    /// How long connections of a listener or chain that is gone may take to finish (`drainDuration`).
+    pub listener_drain: Duration,
+    /// Pings on the stream to the control plane: how often, and how long an answer may take.
+    pub keepalive: (Duration, Duration),
     /// Life of the certificate that is asked for; the authority may give less.
     pub secret_ttl: Duration,
 }
@@ -114,6 +118,8 @@ impl Default for Agent {
             },
             dns: None,
             drain: DRAIN,
+            listener_drain: LISTENER_DRAIN,
+            keepalive: KEEPALIVE,
             secret_ttl: identity::Settings::default().ttl,
         }
     }
@@ -221,12 +227,12 @@ impl Agent {
         if text("controlPlaneAuthPolicy") == Some("NONE") && !self.discovery_address.contains("://") {
             self.discovery_address = format!("http://{}", self.discovery_address);
         }
-        if let Some(duration) = text("terminationDrainDuration") {
-            let seconds = duration.strip_suffix('s').and_then(|seconds| seconds.parse::<f64>().ok());
-            let seconds = seconds.filter(|seconds| seconds.is_finite() && *seconds >= 0.0);
-            self.drain = Duration::from_secs_f64(
-                seconds.ok_or_else(|| wrong(format!("terminationDrainDuration: `{duration}` is not seconds")))?,
-            );
+        for (key, into) in [("terminationDrainDuration", &mut self.drain), ("drainDuration", &mut self.listener_drain)]
+        {
+            if let Some(duration) = text(key) {
+                let duration = duration.parse::<mesh_proto::crd::Duration>();
+                *into = duration.map_err(|error| wrong(format!("{key}: {error}")))?.0;
+            }
         }
         if let Some(port) = value.get("proxyAdminPort").and_then(serde_json::Value::as_u64) {
             let port = u16::try_from(port).map_err(|_| wrong("proxyAdminPort: must be at most 65535".into()))?;
@@ -254,6 +260,7 @@ impl Agent {
             metadata: Vec::new(),
             authority: None,
             kinds: Kind::ALL.into_iter().filter(|kind| *kind != Kind::NameTable || self.dns.is_some()).collect(),
+            keepalive: self.keepalive,
         };
         let identity = (self.wants_identity && self.mounted.is_none()).then(|| {
             let scheme = if plaintext { "http" } else { "https" };
@@ -288,6 +295,7 @@ impl Agent {
             mounted: self.mounted,
             servers: self.servers,
             drain: self.drain,
+            listener_drain: self.listener_drain,
         })
     }
 
@@ -432,7 +440,10 @@ mod tests {
             ("ISTIO_META_WORKLOAD_NAME", "reviews-v1"),
             ("ISTIO_METAJSON_LABELS", "{\"version\":\"v1\"}"),
             ("ISTIO_METAJSON_ANNOTATIONS", "{\"prometheus.io/port\":\"9102\",\"prometheus.io/path\":\"/m\"}"),
-            ("PROXY_CONFIG", "{\"discoveryAddress\":\"istiod:15012\",\"terminationDrainDuration\":\"7s\"}"),
+            (
+                "PROXY_CONFIG",
+                "{\"discoveryAddress\":\"istiod:15012\",\"terminationDrainDuration\":\"7s\",\"drainDuration\":\"1m\"}",
+            ),
         ])
         .unwrap();
         let bootstrap = agent.bootstrap().unwrap();
@@ -442,7 +453,7 @@ mod tests {
         assert_eq!(metadata["LABELS"], serde_json::json!({"app": "reviews", "version": "v1"}));
         assert_eq!(metadata["PROXY_CONFIG"]["discoveryAddress"], "istiod:15012");
         assert!(metadata["FERROMESH"].is_string());
-        assert_eq!(bootstrap.drain, Duration::from_secs(7));
+        assert_eq!((bootstrap.drain, bootstrap.listener_drain), (Duration::from_secs(7), Duration::from_secs(60)));
         assert_eq!(bootstrap.application, Some(ApplicationMetrics { port: 9102, path: "/m".into() }));
         let identity = bootstrap.identity.unwrap();
         assert_eq!(

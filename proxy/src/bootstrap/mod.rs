@@ -15,7 +15,7 @@ use crate::Name;
 use crate::dns;
 use crate::identity;
 use crate::telemetry::peer::Fields;
-use crate::xds::client::{Protocol, Settings, Target};
+use crate::xds::client::{KEEPALIVE, Protocol, Settings, Target};
 use crate::xds::decode::{At, Decoded, Refusal, listener, required};
 use crate::xds::state::Kind;
 
@@ -42,6 +42,8 @@ pub struct Bootstrap {
     pub application: Option<ApplicationMetrics>,
     /// How long connections may take to finish when the proxy is told to end.
     pub drain: Duration,
+    /// How long a connection may take to finish whose listener or filter chain is gone (Envoy's `--drain-time-s`).
+    pub listener_drain: Duration,
 }
 
 /// Addresses of our own servers; absent ones are not served. Port 0 lets the system choose.
@@ -90,6 +92,8 @@ pub enum BootstrapError {
 
 /// How long connections may take to finish unless configured; Istio's `terminationDrainDuration`.
 pub const DRAIN: Duration = Duration::from_secs(5);
+/// How long connections of a chain that is gone may take unless configured; Istio's `drainDuration`.
+pub const LISTENER_DRAIN: Duration = Duration::from_secs(45);
 
 impl Bootstrap {
     /// Reads a file of YAML or JSON.
@@ -107,7 +111,12 @@ impl Bootstrap {
 
     fn from_message(message: raw::Bootstrap) -> Decoded<Self> {
         refuse_rest(&message)?;
-        let mut bootstrap = Self { node: message.node.clone().unwrap_or_default(), drain: DRAIN, ..Self::default() };
+        let mut bootstrap = Self {
+            node: message.node.clone().unwrap_or_default(),
+            drain: DRAIN,
+            listener_drain: LISTENER_DRAIN,
+            ..Self::default()
+        };
         if let Some(admin) = &message.admin {
             bootstrap.servers.admin = self::admin(admin).at("admin")?;
         }
@@ -279,6 +288,7 @@ fn ads(raw: &core::ApiConfigSource, mut kinds: Vec<Kind>) -> Decoded<Settings> {
         metadata,
         authority: (!target.authority.is_empty()).then(|| target.authority.clone()),
         kinds,
+        keepalive: KEEPALIVE,
     })
 }
 

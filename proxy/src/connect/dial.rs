@@ -144,7 +144,7 @@ pub(super) async fn dial(
             builder.keep_alive_interval(interval).keep_alive_timeout(patience).keep_alive_while_idle(true);
         }
         let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
-        tokio::task::spawn_local(async move {
+        crate::runtime::spawn(async move {
             let _ = connection.await;
             drop(hold);
         });
@@ -152,7 +152,7 @@ pub(super) async fn dial(
     } else {
         let (sender, connection) =
             http1::Builder::new().preserve_header_case(true).handshake(io).await.map_err(failed)?;
-        tokio::task::spawn_local(async move {
+        crate::runtime::spawn(async move {
             let _ = connection.with_upgrades().await;
             drop(hold);
         });

@@ -16,9 +16,13 @@ use hyper::client::conn::{http1, http2};
 use tokio::time::Instant;
 
 use crate::Name;
-use crate::balance::{Address, Cluster, Endpoint, Permit, Resource, Transport, UpstreamProtocol};
+use crate::balance::{
+    Address, Cluster, Discovery, Endpoint, EndpointSet, Permit, Resource, Transport, UpstreamProtocol,
+};
 use crate::http::body::RequestBody;
 use crate::http::error::Error;
+use crate::runtime::PoolCounts;
+use crate::snapshot::Snapshot;
 use crate::tls::TlsInfo;
 
 /// Streams on one HTTP/2 connection unless configured; the peer's own limit holds besides.
@@ -165,6 +169,9 @@ struct Pool {
     dialing: tokio::sync::Mutex<()>,
     room: Rc<Room>,
     used: Cell<Instant>,
+    /// The endpoints that the pool's was last looked for among, and true if it is none of them any more.
+    known: RefCell<Option<Arc<EndpointSet>>>,
+    obsolete: Cell<bool>,
     /// Keeps the address in the key from being given to other settings.
     _transport: Transport,
 }
@@ -226,17 +233,14 @@ impl Pools {
     }
 
     fn pool(&self, cluster: &Arc<Cluster>, endpoint: &Endpoint, want: Want, host: Option<&str>) -> Rc<Pool> {
-        let (tls, server_name) = match &endpoint.transport {
-            Transport::Plain => (0, None),
-            Transport::Tls(tls) => (
-                Arc::as_ptr(tls).cast::<()>() as usize,
-                if tls.auto_sni { tls.server_name(host).map(Name::from) } else { None },
-            ),
+        let server_name = match &endpoint.transport {
+            Transport::Tls(tls) if tls.auto_sni => tls.server_name(host).map(Name::from),
+            Transport::Tls(_) | Transport::Plain => None,
         };
         let key = Key {
             cluster: cluster.config.name.clone(),
             address: endpoint.spec.address.clone(),
-            tls,
+            tls: tls_of(endpoint),
             server_name,
             want,
         };
@@ -249,6 +253,8 @@ impl Pools {
                 dialing: tokio::sync::Mutex::new(()),
                 room: Rc::default(),
                 used: Instant::now().into(),
+                known: RefCell::default(),
+                obsolete: Cell::default(),
                 _transport: endpoint.transport.clone(),
             })
         });
@@ -273,21 +279,66 @@ impl Pools {
                 .borrow_mut()
                 .retain(|one| !one.sender.is_closed() && (one.meta.streams.get() > 0 || fresh(one.used, &one.meta)));
             let empty = pool.idle.borrow().is_empty() && pool.shared.borrow().is_empty();
-            !(empty && Rc::strong_count(pool) == 1 && now.duration_since(pool.used.get()).as_secs() > 60)
+            let old = pool.obsolete.get() || now.duration_since(pool.used.get()).as_secs() > 60;
+            !(empty && Rc::strong_count(pool) == 1 && old)
         });
     }
 
-    /// Connections kept: idle HTTP/1, HTTP/2.
-    pub fn sizes(&self) -> (usize, usize) {
+    /// Looks which endpoints the configuration still has, reached as they were. Connections to others are closed when no request is on
+    /// them, as in Envoy; they would stand until the endpoint or the idle timeout ends them.
+    pub fn follow(&self, snapshot: &Snapshot) {
+        for (key, pool) in &*self.pools.borrow() {
+            match snapshot.clusters.get(&key.cluster) {
+                None => {
+                    pool.obsolete.set(true);
+                    pool.known.take();
+                }
+                Some(cluster) => pool.look(key, cluster),
+            }
+            if pool.obsolete.get() {
+                pool.idle.borrow_mut().clear();
+                pool.shared.borrow_mut().retain(|one| one.meta.streams.get() > 0);
+            }
+        }
+    }
+
+    /// What there is now.
+    pub fn counts(&self) -> PoolCounts {
         let pools = self.pools.borrow();
-        let count = |(idle, shared): (usize, usize), pool: &Rc<Pool>| {
-            (idle + pool.idle.borrow().len(), shared + pool.shared.borrow().len())
-        };
-        pools.values().fold((0, 0), count)
+        let mut counts = PoolCounts { pools: pools.len(), ..PoolCounts::default() };
+        for pool in pools.values() {
+            counts.connections += pool.room.open.get() as usize;
+            counts.idle += pool.idle.borrow().len();
+            counts.shared += pool.shared.borrow().len();
+        }
+        counts
+    }
+}
+
+/// Tells settings of TLS apart: 0 is plaintext.
+fn tls_of(endpoint: &Endpoint) -> usize {
+    match &endpoint.transport {
+        Transport::Plain => 0,
+        Transport::Tls(tls) => Arc::as_ptr(tls).cast::<()>() as usize,
     }
 }
 
 impl Pool {
+    /// Looks for its endpoint in the newest configuration of its cluster.
+    fn look(&self, key: &Key, cluster: &Arc<Cluster>) {
+        if !Arc::ptr_eq(&self.cluster.borrow(), cluster) {
+            *self.cluster.borrow_mut() = cluster.clone();
+        }
+        let set = cluster.endpoints.load();
+        if self.known.borrow().as_ref().is_some_and(|known| Arc::ptr_eq(known, &set)) {
+            return;
+        }
+        let is_there = |one: &Arc<Endpoint>| one.spec.address == key.address && tls_of(one) == key.tls;
+        let fixed = cluster.config.discovery == Discovery::OriginalDst;
+        self.obsolete.set(!fixed && !set.iter().any(is_there));
+        *self.known.borrow_mut() = Some(set.clone());
+    }
+
     fn reuse(self: &Rc<Self>, want: Want) -> Option<Taken> {
         if want != Want::Http1 {
             let cluster = self.cluster.borrow();
@@ -384,7 +435,7 @@ impl Http1 {
     /// Puts the connection back after its response was read to the end.
     pub fn give_back(self) {
         let cluster = self.pool.cluster.borrow();
-        if self.sender.is_closed() || !fits(&cluster, &self.meta) {
+        if self.sender.is_closed() || self.pool.obsolete.get() || !fits(&cluster, &self.meta) {
             return;
         }
         drop(cluster);

@@ -24,7 +24,7 @@ use super::{HttpChain, RouteSource, ServerHeader, StripPort, Underscores, header
 use crate::balance::cluster::Ended;
 use crate::drain::Phase;
 use crate::listener::ChainProtocol;
-use crate::listener::accept::Place;
+use crate::listener::place::Place;
 use crate::policy::HttpPolicy;
 use crate::policy::authz::{AuthzView, Verdict};
 use crate::policy::headers::FormatContext;

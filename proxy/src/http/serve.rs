@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,9 +18,9 @@ use tokio::time::Instant;
 use super::body::ResponseBody;
 use super::linger::Remains;
 use super::{Codec, HttpChain, handle};
-use crate::drain::Phase;
-use crate::listener::accept::{Downstream, Place};
+use crate::listener::accept::Downstream;
 use crate::listener::chain::Seen;
+use crate::listener::place::{Ending, Place};
 use crate::listener::{ChainProtocol, ConnInfo};
 use crate::runtime::LocalExecutor;
 use crate::worker::Worker;
@@ -49,6 +49,7 @@ pub fn codec_of(chain: &HttpChain, conn: &ConnInfo, seen: &Seen) -> Codec {
 pub struct Activity {
     active: Cell<u32>,
     last: Cell<Instant>,
+    http2: Cell<bool>,
     /// Requests so far.
     pub requests: Cell<u32>,
     /// The connection is to end when the requests under way are done.
@@ -65,7 +66,8 @@ impl Activity {
         self.closing.notify_one();
     }
 
-    fn begin(self: &Rc<Self>) -> Active {
+    fn begin(self: &Rc<Self>, version: Version) -> Active {
+        self.http2.set(version == Version::HTTP_2);
         self.active.set(self.active.get() + 1);
         self.requests.set(self.requests.get().saturating_add(1));
         Active(self.clone())
@@ -80,17 +82,21 @@ impl Drop for Active {
 }
 
 /// Serves a connection to its end.
-pub async fn serve(worker: Rc<Worker>, place: Place, codec: Codec, stream: Downstream) -> io::Result<()> {
+pub async fn serve(worker: Rc<Worker>, place: Rc<Place>, codec: Codec, stream: Downstream) -> io::Result<()> {
     let chain = place.chain(&worker);
     let ChainProtocol::Http(http) = &chain.protocol else { return Ok(()) };
-    let activity =
-        Rc::new(Activity { active: 0.into(), last: Instant::now().into(), requests: 0.into(), closing: Notify::new() });
+    let activity = Rc::new(Activity {
+        active: 0.into(),
+        last: Instant::now().into(),
+        http2: (codec == Codec::Http2).into(),
+        requests: 0.into(),
+        closing: Notify::new(),
+    });
     let builder = auto(http);
-    let place = Rc::new(place);
     let service = {
-        let (worker, activity) = (worker.clone(), activity.clone());
+        let (worker, place, activity) = (worker.clone(), place.clone(), activity.clone());
         service_fn(move |request: Request<Incoming>| {
-            let (worker, place, active) = (worker.clone(), place.clone(), activity.begin());
+            let (worker, place, active) = (worker.clone(), place.clone(), activity.begin(request.version()));
             let activity = activity.clone();
             async move {
                 let response = Box::pin(handle::handle(worker, place, request, activity, active)).await;
@@ -100,8 +106,7 @@ pub async fn serve(worker: Rc<Worker>, place: Place, codec: Codec, stream: Downs
     };
     let remains = Remains::default();
     let io = TokioIo::new(remains.of(stream));
-    let life =
-        Life { worker: &worker, activity: &activity, idle: http.idle_timeout, most: http.max_connection_duration };
+    let life = Life { place: &place, activity: &activity, idle: http.idle_timeout, most: http.max_connection_duration };
     let served = match codec {
         Codec::Auto => {
             let connection = builder.serve_connection_with_upgrades(io, service);
@@ -123,26 +128,32 @@ pub async fn serve(worker: Rc<Worker>, place: Place, codec: Codec, stream: Downs
 
 /// How long a connection lives.
 struct Life<'c> {
-    worker: &'c Worker,
+    place: &'c Place,
     activity: &'c Activity,
     idle: Option<Duration>,
     most: Option<Duration>,
 }
 
 impl Life<'_> {
-    /// Runs a connection until it ends, and lets it finish in order when it was idle for too long, is too old, or we drain.
+    /// Runs a connection until it ends, and lets it finish in order when it was idle for too long, is too old, we drain, or its chain
+    /// is gone.
     async fn drive<C, E>(&self, mut connection: Pin<&mut C>, finish: impl Fn(Pin<&mut C>)) -> io::Result<()>
     where
         C: Future<Output = Result<(), E>>,
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let started = Instant::now();
-        let drain = self.worker.drain.clone();
-        let mut ending = false;
+        let mut finishing = false;
         loop {
-            let idle_at = self.idle.map(|idle| self.activity.last.get() + idle);
-            let old_at = self.most.map(|limit| started + limit);
-            let wake = [idle_at, old_at].into_iter().flatten().min();
+            let told = self.place.ending();
+            if !finishing && self.ends_now(told) {
+                finishing = true;
+                finish(connection.as_mut());
+            }
+            let idle_at = self.idle.map(|idle| self.activity.last.get() + idle).filter(|_| !finishing);
+            let old_at = self.most.map(|limit| started + limit).filter(|_| !finishing);
+            let gone_at = if let Ending::Gone(at) = told { Some(at) } else { None };
+            let wake = [idle_at, old_at, gone_at].into_iter().flatten().min();
             let timer = async {
                 match wake {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -151,20 +162,23 @@ impl Life<'_> {
             };
             tokio::select! {
                 done = connection.as_mut() => return done.map_err(io::Error::other),
-                () = drain.reached(Phase::Draining), if !ending => {
-                    ending = true;
+                ending = self.place.told(told) => if ending == Ending::Stopped {
+                    return Ok(());
+                },
+                () = self.activity.closing.notified(), if !finishing => {
+                    finishing = true;
                     finish(connection.as_mut());
                 }
-                () = self.activity.closing.notified(), if !ending => {
-                    ending = true;
-                    finish(connection.as_mut());
-                }
-                () = timer, if !ending => {
+                () = timer => {
                     let now = Instant::now();
                     let busy = self.activity.active.get() > 0;
+                    if gone_at.is_some_and(|at| now >= at) && (busy || finishing) {
+                        // It had its time.
+                        return Ok(());
+                    }
                     let idle = !busy && self.idle.is_some_and(|idle| now >= self.activity.last.get() + idle);
-                    if idle || old_at.is_some_and(|at| now >= at) {
-                        ending = true;
+                    if idle || [old_at, gone_at].into_iter().flatten().any(|at| now >= at) {
+                        finishing = true;
                         finish(connection.as_mut());
                     } else if busy {
                         // A long request keeps the connection busy; look again later.
@@ -172,6 +186,16 @@ impl Life<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// True if a connection that was told so is to finish at once. One of HTTP/1 whose chain is gone may have another request on its
+    /// way, which a close would lose: its answer says that it is the last, and time is limited. HTTP/2 has GOAWAY for it.
+    fn ends_now(&self, told: Ending) -> bool {
+        match told {
+            Ending::No => false,
+            Ending::Gone(_) => self.activity.http2.get(),
+            Ending::Draining | Ending::Stopped => true,
         }
     }
 }

@@ -18,7 +18,6 @@ use super::reply;
 use crate::balance::{Cluster, Observation, PickRequest, Resource};
 use crate::connect::Taken;
 use crate::connect::dial;
-use crate::drain::Phase;
 use crate::tcp::copy;
 use crate::tls::AlpnUse;
 
@@ -98,8 +97,8 @@ fn join<S, H>(
 {
     let idle = exchange.chain.stream_idle_timeout;
     let counted = exchange.worker.drain.count();
-    let drain = exchange.worker.drain.clone();
-    tokio::task::spawn_local(async move {
+    let place = exchange.place.clone();
+    crate::runtime::spawn(async move {
         let joined = async {
             let (client, endpoint) = tokio::try_join!(client, endpoint)?;
             let copied = copy::both(TokioIo::new(client), endpoint, idle, None).await;
@@ -109,7 +108,7 @@ fn join<S, H>(
         };
         tokio::select! {
             _ = joined => {}
-            () = drain.reached(Phase::Stopped) => {}
+            _ = place.over() => {}
         }
         finish.complete();
         drop((held, counted));

@@ -1,6 +1,5 @@
 //! The accept loop of one socket on one worker, and a connection's way to its protocol.
 
-use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -11,8 +10,8 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::chain::Seen;
-use super::{ChainProtocol, ConnInfo, FilterChain, Listener, ListenerStats, socket};
+use super::place::Place;
+use super::{ChainProtocol, ConnInfo, Listener, ListenerStats, socket};
 use crate::Name;
 use crate::detect::{self, prefixed::Prefixed};
 use crate::drain::Phase;
@@ -69,7 +68,7 @@ async fn take(worker: &Rc<Worker>, listener: &Name, accepted: io::Result<(TcpStr
         Ok((stream, peer)) => {
             let counted = worker.drain.count();
             let (worker, listener) = (worker.clone(), listener.clone());
-            tokio::task::spawn_local(async move {
+            crate::runtime::spawn(async move {
                 if let Err(error) = connection(worker, listener, stream, peer).await {
                     tracing::debug!(%error, %peer, "connection closed");
                 }
@@ -147,17 +146,16 @@ async fn connection(worker: Rc<Worker>, name: Name, mut stream: TcpStream, peer:
             Downstream::Tls(Box::new(stream))
         }
     };
-    let current = RefCell::new((worker.version(), listener, chain.clone()));
-    let place = Place { conn: Rc::new(conn), seen, current, gone: false.into() };
+    let place = Place::take(&worker, Rc::new(conn), seen, listener, chain.clone());
     match &chain.protocol {
         ChainProtocol::Http(http) => {
             if let Some(detail) = refused(&chain.rbac, &place.conn) {
                 return Err(io::Error::new(io::ErrorKind::PermissionDenied, detail));
             }
-            let codec = serve::codec_of(http, &place.conn, &place.seen);
+            let codec = serve::codec_of(http, &place.conn, place.seen());
             Box::pin(serve::serve(worker, place, codec, stream)).await
         }
-        ChainProtocol::Tcp(tcp) => Box::pin(tcp::serve(worker, tcp.clone(), &chain.rbac, place.conn, stream)).await,
+        ChainProtocol::Tcp(tcp) => Box::pin(tcp::serve(worker, tcp.clone(), &chain.rbac, &place, stream)).await,
     }
 }
 
@@ -209,59 +207,6 @@ pub fn refused(rbac: &[Arc<Rbac>], conn: &ConnInfo) -> Option<String> {
         Verdict::Allow => None,
         Verdict::Deny(detail) => Some(detail.into_owned()),
     })
-}
-
-/// Where a connection stands: its listener and chain, renewed when configuration changes.
-#[derive(Debug)]
-pub struct Place {
-    /// The connection.
-    pub conn: Rc<ConnInfo>,
-    seen: Seen,
-    current: RefCell<(u64, Arc<Listener>, Arc<FilterChain>)>,
-    gone: Cell<bool>,
-}
-
-impl Place {
-    /// The chain that a connection like this would be given now; the last one if there is none any more.
-    ///
-    /// Names do not tell: chains without one are named by their position, which others move.
-    pub fn chain(&self, worker: &Worker) -> Arc<FilterChain> {
-        let mut current = self.current.borrow_mut();
-        let version = worker.version();
-        if current.0 != version {
-            current.0 = version;
-            let newest = worker.snapshot().listeners.get(&self.conn.listener).cloned();
-            let Some(listener) = newest else {
-                self.gone.set(true);
-                return current.2.clone();
-            };
-            if !Arc::ptr_eq(&listener, &current.1) {
-                let found = listener
-                    .chain_for(&self.conn, &self.seen)
-                    .filter(|chain| takes_over(chain, &current.2, &self.conn));
-                self.gone.set(found.is_none());
-                if let Some(chain) = found.cloned() {
-                    current.2 = chain;
-                }
-                current.1 = listener;
-            }
-        }
-        current.2.clone()
-    }
-
-    /// True if the configuration has no such chain any more: the connection is to end when what is under way is done, so that what came
-    /// in its place, such as mTLS or a policy, holds for its client too.
-    pub fn is_gone(&self) -> bool {
-        self.gone.get()
-    }
-}
-
-/// True if a chain can go on with a connection of another: it speaks the same, and asks for no certificate that was not shown.
-fn takes_over(new: &FilterChain, old: &FilterChain, conn: &ConnInfo) -> bool {
-    let protocol = std::mem::discriminant(&new.protocol) == std::mem::discriminant(&old.protocol);
-    let shown = conn.tls.as_ref().is_some_and(|tls| tls.peer.is_some());
-    let certificate = new.tls.as_ref().is_none_or(|tls| shown || !tls.require_client);
-    protocol && new.tls.is_some() == old.tls.is_some() && certificate
 }
 
 mod stream {

@@ -5,6 +5,7 @@
 
 pub mod accept;
 pub mod chain;
+pub mod place;
 pub mod socket;
 
 use std::net::{IpAddr, SocketAddr};

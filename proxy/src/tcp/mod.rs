@@ -16,10 +16,10 @@ use hyper_util::rt::TokioIo;
 use crate::Name;
 use crate::balance::{Cluster, Observation, Permit, PickRequest, Picked, Resource};
 use crate::connect::{Taken, dial};
-use crate::drain::Phase;
 use crate::http::error::Error;
 use crate::listener::ConnInfo;
 use crate::listener::accept::{Downstream, refused};
+use crate::listener::place::{Ending, Place};
 use crate::policy::authz::Rbac;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::record::{Flags, Record};
@@ -67,15 +67,15 @@ pub async fn serve(
     worker: Rc<Worker>,
     chain: Arc<TcpChain>,
     rbac: &[Arc<Rbac>],
-    conn: Rc<ConnInfo>,
+    place: &Place,
     client: Downstream,
 ) -> io::Result<()> {
+    let conn = &place.conn;
     let mut record = Record::begin(conn.clone(), chain.stats.clone());
-    if let Some(detail) = refused(rbac, &conn) {
+    if let Some(detail) = refused(rbac, conn) {
         record.termination = Some(detail.into());
     } else {
-        let joined = join(&worker, &chain, &conn, client, &mut record);
-        let stopped = worker.drain.reached(Phase::Stopped);
+        let joined = join(&worker, &chain, conn, client, &mut record);
         tokio::select! {
             result = joined => {
                 if let Err(error) = result {
@@ -84,7 +84,9 @@ pub async fn serve(
                     record.details = None;
                 }
             }
-            () = stopped => record.termination = Some("drain".into()),
+            ending = place.over() => {
+                record.termination = Some(if ending == Ending::Stopped { "drain" } else { "filter_chain_removed" }.into());
+            }
         }
     }
     worker.metrics.tcp_closed(&mut record);

@@ -33,8 +33,8 @@ use crate::tls::{AlpnUse, ClientTls, Parameters, SecretStore};
 const PAUSES: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(15));
 /// For connecting, TLS included.
 const CONNECT: Duration = Duration::from_secs(10);
-/// HTTP/2 pings: how often, and how long an answer may take.
-const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+/// HTTP/2 pings unless configured, Istio's: how often, and how long an answer may take.
+pub const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 /// Listeners are asked for when the clusters have come, or after this.
 const CLUSTERS_FIRST: Duration = Duration::from_secs(15);
 
@@ -85,6 +85,9 @@ pub struct Settings {
     pub authority: Option<String>,
     /// Kinds that come from it.
     pub kinds: Vec<Kind>,
+    /// HTTP/2 pings: how often, and how long an answer may take until the connection is given up. A cluster's own
+    /// `connection_keepalive` comes before it.
+    pub keepalive: (Duration, Duration),
 }
 
 /// Why a stream could not be opened or broke.
@@ -123,11 +126,11 @@ pub async fn run(
             () = stop.cancelled() => return,
             ended = client.stream(&mut answered) => ended,
         };
+        client.publisher.connected(false);
         if answered {
             attempt = 0;
         }
-        let ceiling = PAUSES.0.saturating_mul(1 << attempt.min(16)).min(PAUSES.1);
-        let pause = ceiling.mul_f64(0.5 + fastrand::f64() / 2.0);
+        let pause = pause(attempt, fastrand::f64());
         attempt = attempt.saturating_add(1);
         if let Err(error) = ended {
             tracing::warn!(%error, pause_ms = pause.as_millis() as u64, "no configuration stream");
@@ -137,6 +140,12 @@ pub async fn run(
             () = tokio::time::sleep(pause) => {}
         }
     }
+}
+
+/// The pause after so many streams that failed in a row; `random` from 0 to 1 keeps proxies from coming back all at once.
+fn pause(failed: u32, random: f64) -> Duration {
+    let ceiling = PAUSES.0.saturating_mul(1 << failed.min(16)).min(PAUSES.1);
+    ceiling.mul_f64(0.5 + random / 2.0)
 }
 
 struct Client {
@@ -166,6 +175,7 @@ impl Client {
             metadata.insert("authorization", value);
         }
         let mut wire = self.open(channel, metadata).await?;
+        self.publisher.connected(true);
         let mut changed = self.publisher.changed();
         let gate = Instant::now() + CLUSTERS_FIRST;
         loop {
@@ -240,6 +250,7 @@ impl Client {
     /// A connection, and the token to show on it if there is no certificate.
     async fn connect(&self) -> Result<(Channel, Option<String>), ClientError> {
         let target = |error: String| ClientError::Target(self.name(), error);
+        let mut keepalive = self.settings.keepalive;
         let (stream, origin, token) = match &self.settings.target {
             Target::Cluster(name) => {
                 let cluster = self.publisher.state().cluster(name);
@@ -249,6 +260,7 @@ impl Client {
                     .map_err(|error| target(error.to_string()))?;
                 let raw = dial::raw(&cluster, picked.endpoint(), None, AlpnUse::Http2).await;
                 let raw = raw.map_err(|error| ClientError::Connect(self.name(), error.to_string()))?;
+                keepalive = cluster.config.http2_keepalive.unwrap_or(keepalive);
                 (raw.stream, format!("http://{name}"), None)
             }
             Target::Address { address, tls, token } => self.dial(address, tls.as_ref(), token).await?,
@@ -259,8 +271,8 @@ impl Client {
         };
         let origin: Uri = origin.parse().map_err(|_| target(format!("`{origin}` is no authority")))?;
         let endpoint = Endpoint::from(origin)
-            .http2_keep_alive_interval(PING.0)
-            .keep_alive_timeout(PING.1)
+            .http2_keep_alive_interval(keepalive.0)
+            .keep_alive_timeout(keepalive.1)
             .keep_alive_while_idle(true);
         let once = parking_lot::Mutex::new(Some(stream));
         let connector = tower::service_fn(move |_: Uri| {
@@ -393,4 +405,27 @@ fn causes(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many streams have failed, and bounds of the pause in milliseconds.
+    #[test]
+    fn pauses_grow_are_spread_and_have_a_limit() {
+        for (failed, least, most) in [
+            (0, 12.5, 25.0),
+            (1, 25.0, 50.0),
+            (5, 400.0, 800.0),
+            (9, 6400.0, 12800.0),
+            (10, 7500.0, 15000.0),
+            (99, 7500.0, 15000.0),
+        ] {
+            for (random, expected) in [(0.0, least), (1.0, most)] {
+                let milliseconds = pause(failed, random).as_secs_f64() * 1000.0;
+                assert!((milliseconds - expected).abs() < 0.001, "{failed}, {random}: {milliseconds}");
+            }
+        }
+    }
 }

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
@@ -45,6 +45,7 @@ pub struct Publisher {
     ready: watch::Sender<bool>,
     changed: watch::Sender<u64>,
     counts: [Counts; Kind::ALL.len()],
+    connected: AtomicBool,
 }
 
 impl Publisher {
@@ -60,6 +61,7 @@ impl Publisher {
             ready: watch::channel(false).0,
             changed: watch::channel(0).0,
             counts: Default::default(),
+            connected: AtomicBool::default(),
         })
     }
 
@@ -86,6 +88,16 @@ impl Publisher {
     /// How updates of a kind went.
     pub fn counts(&self, kind: Kind) -> &Counts {
         &self.counts[kind as usize]
+    }
+
+    /// Notes whether there is a stream to the control plane.
+    pub fn connected(&self, connected: bool) {
+        self.connected.store(connected, Ordering::Relaxed);
+    }
+
+    /// True while there is a stream to the control plane, as far as is known.
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
     }
 
     /// Publishes a snapshot if there is a new one.

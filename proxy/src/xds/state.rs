@@ -470,6 +470,7 @@ impl State {
             routes: shown(&self.routes, |held| held.live.as_ref()),
             clusters: shown(&self.clusters, |held| held.live.as_ref()),
             names: self.names.values().last().map(|held| held.value.clone()),
+            living: Arc::default(),
         };
         let same_names = match (&next.names, &self.published.names) {
             (Some(next), Some(published)) => Arc::ptr_eq(next, published),
@@ -489,6 +490,7 @@ impl State {
             routes: next.routes.clone(),
             clusters: next.clusters.clone(),
             names: next.names.clone(),
+            living: Arc::default(),
         };
         Some(next)
     }
