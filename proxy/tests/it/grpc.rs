@@ -11,7 +11,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use crate::support::*;
 
 /// Echoes every frame, then answers with trailers.
-async fn echo() -> Application {
+pub async fn echo() -> Application {
     application(|request| async move {
         let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(async move {
@@ -33,7 +33,8 @@ async fn echo() -> Application {
     .await
 }
 
-fn grpc(front: std::net::SocketAddr, body: AnyBody) -> Request<AnyBody> {
+/// A call whose messages are `body`.
+pub fn grpc(front: std::net::SocketAddr, body: AnyBody) -> Request<AnyBody> {
     Request::post(format!("http://{front}/pkg.Service/Method"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
@@ -41,7 +42,8 @@ fn grpc(front: std::net::SocketAddr, body: AnyBody) -> Request<AnyBody> {
         .unwrap()
 }
 
-fn message(text: &str) -> Bytes {
+/// A message with its prefix.
+pub fn message(text: &str) -> Bytes {
     let mut bytes = vec![0];
     bytes.extend(u32::try_from(text.len()).unwrap().to_be_bytes());
     bytes.extend(text.as_bytes());

@@ -224,23 +224,25 @@ async fn ambiguous_requests_are_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_finishes_what_is_under_way() {
-    let app = application(|_| async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        answer(200, "done")
-    })
-    .await;
+    let (app, gate) = crate::limits::held().await;
     let (proxy, front) = Front::to(app.address).start().await;
     let one = tokio::spawn(async move { get(front, "/").await });
     let mut two = http2(front).await;
     let two = two.send_request(Request::get(format!("http://{front}/")).body(full("")).unwrap());
     let two = tokio::spawn(async move { collect(two.await.unwrap()).await });
     eventually("both are under way", async || app.requests() == 2).await;
-    let left = within(proxy.drain(Duration::from_secs(10))).await;
-    assert_eq!(left, 0);
+    let drained = async {
+        let left = proxy.drain(Duration::from_secs(20)).await;
+        assert_eq!(left, 0);
+    };
+    let opened = async {
+        eventually("no new connections", async || TcpStream::connect(front).await.is_err()).await;
+        gate.add_permits(2);
+    };
+    within(async { tokio::join!(drained, opened) }).await;
     let one = one.await.unwrap();
-    assert_eq!((one.status, one.body.as_str()), (200, "done"));
+    assert_eq!((one.status, one.body.as_str()), (200, "ok"));
     assert_eq!(one.headers["connection"], "close");
-    assert_eq!(two.await.unwrap().body, "done");
-    assert!(TcpStream::connect(front).await.is_err(), "no new connections");
+    assert_eq!(two.await.unwrap().body, "ok");
     within(proxy.stop()).await;
 }

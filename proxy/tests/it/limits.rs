@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use crate::support::*;
 
 /// An application that answers only when it is let.
-async fn held() -> (Application, Arc<Semaphore>) {
+pub async fn held() -> (Application, Arc<Semaphore>) {
     let gate = Arc::new(Semaphore::new(0));
     let inside = gate.clone();
     let app = application(move |_| {
@@ -110,15 +110,14 @@ async fn a_long_upload_is_not_the_responses_time() {
         answer(200, body)
     })
     .await;
-    let routes = "{match: {prefix: /}, route: {cluster: backend, timeout: 0.3s}}";
+    let routes = "{match: {prefix: /}, route: {cluster: backend, timeout: 1s}}";
     let (proxy, front) = Front::to(app.address).routes(routes).start().await;
     let mut stream = TcpStream::connect(front).await.unwrap();
     stream.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 6\r\n\r\n").await.unwrap();
-    for byte in b"upload" {
-        stream.write_all(&[*byte]).await.unwrap();
-        // Longer in all than the route's time: it begins when everything has been sent.
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    stream.write_all(b"uploa").await.unwrap();
+    // Longer than the route's time, which begins when everything has been sent.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    stream.write_all(b"d").await.unwrap();
     let mut answer = String::new();
     within(tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer)).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("upload"), "{answer}");

@@ -5,6 +5,7 @@ mod admin;
 mod conformance;
 mod contract;
 mod dns;
+mod drain;
 mod grpc;
 mod hostile;
 mod hostile_http2;

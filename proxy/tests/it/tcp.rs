@@ -9,7 +9,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::*;
 
-fn tcp_filter(cluster: &str) -> String {
+/// A TCP proxy towards a cluster.
+pub fn tcp_filter(cluster: &str) -> String {
     format!(
         "{{name: tcp, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy, stat_prefix: t, cluster: {cluster}}}}}"
     )

@@ -5,7 +5,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::*;
 
-async fn head(stream: &mut TcpStream) -> String {
+/// Reads the head of a message.
+pub async fn head(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     while !bytes.ends_with(b"\r\n\r\n") {
         bytes.push(within(stream.read_u8()).await.unwrap());
@@ -14,7 +15,7 @@ async fn head(stream: &mut TcpStream) -> String {
 }
 
 /// Takes one upgrade on each connection, then echoes.
-async fn switching(answer: &'static str) -> std::net::SocketAddr {
+pub async fn switching(answer: &'static str) -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -32,7 +33,7 @@ async fn switching(answer: &'static str) -> std::net::SocketAddr {
 }
 
 /// Echoes from the first byte.
-async fn echo() -> std::net::SocketAddr {
+pub async fn echo() -> std::net::SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -47,7 +48,8 @@ async fn echo() -> std::net::SocketAddr {
     address
 }
 
-async fn echoes(stream: &mut TcpStream) {
+/// Sees that what is sent comes back.
+pub async fn echoes(stream: &mut TcpStream) {
     for text in ["ping", "pong"] {
         stream.write_all(text.as_bytes()).await.unwrap();
         let mut buffer = [0; 4];
@@ -56,7 +58,8 @@ async fn echoes(stream: &mut TcpStream) {
     }
 }
 
-const WEBSOCKET: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+/// Asks for a WebSocket.
+pub const WEBSOCKET: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_websocket_is_joined_where_it_is_allowed() {
