@@ -7,7 +7,10 @@ use anyhow::{Context, Result};
 use mesh_controlplane::app::ControlPlane;
 use mesh_controlplane::ca::Authority;
 use mesh_proxy::app::Proxy;
+use mesh_proxy::bootstrap::agent::Agent;
+use meshctl::http_client;
 use meshctl::local::ports::Port;
+use meshctl::metrics::Samples;
 use rustls_pki_types::CertificateDer;
 use serde_json::Value;
 
@@ -35,6 +38,35 @@ impl Mesh {
     /// Starts it anew at the same addresses, with the same authority.
     pub async fn start_control_plane(&mut self) -> Result<()> {
         self.local.start_control_plane().await
+    }
+
+    /// With what a control plane like this mesh's is started; the mesh's own must be stopped first.
+    pub fn control_plane_settings(&self) -> mesh_controlplane::app::Settings {
+        self.local.control_plane_settings()
+    }
+
+    /// Puts a new sidecar, which knows nothing, in the place of a workload's; `change` may change its settings.
+    pub async fn renew_sidecar(&mut self, workload: &str, change: impl FnOnce(&mut Agent)) -> Result<()> {
+        self.local.renew_proxy(workload, change).await
+    }
+
+    /// Returns once every proxy has taken what the control plane published last.
+    pub async fn is_synced(&self) -> Result<()> {
+        let number = self.debug("/debug/push_status").await?["number"].as_u64().context("push_status")?;
+        self.is_taken(number).await
+    }
+
+    /// The metrics of the control plane.
+    pub async fn control_plane_metrics(&self) -> Result<Samples> {
+        let answer = http_client::get(self.local.state().monitoring, "localhost", "/metrics").await?;
+        Ok(Samples::of(meshctl::metrics::parse(&answer.text())?))
+    }
+
+    /// A number on a proxy's `/stats`; 0 if it is not there.
+    pub async fn stat(&self, workload: &str, name: &str) -> Result<u64> {
+        let all = self.admin(workload, "/stats").await?;
+        let value = all.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+        Ok(value.map_or(Ok(0), str::parse)?)
     }
 
     /// Where others reach a workload: 0 HTTP, 1 gRPC, 2 TCP, 3 the server that speaks first. Panics if there is no such port.

@@ -215,6 +215,13 @@ pub fn service_on(namespace: &str, name: &str, app: &str, ports: &[(u16, &str, &
     )
 }
 
+/// An object of Istio's networking API; its spec in flow style.
+pub fn object(kind: &str, namespace: &str, name: &str, spec: &str) -> String {
+    format!(
+        "\n---\napiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
+    )
+}
+
 impl Mesh {
     /// Nothing yet; see [`Builder`].
     pub fn builder() -> Builder {
@@ -326,7 +333,7 @@ impl Mesh {
         Ok(())
     }
 
-    async fn is_taken(&self, number: u64) -> Result<()> {
+    pub(crate) async fn is_taken(&self, number: u64) -> Result<()> {
         let all = self.debug("/debug/syncz").await?;
         let all = all.as_array().context("syncz")?;
         if all.len() < self.local.admins().len() {

@@ -54,6 +54,8 @@ pub struct Mesh {
     /// Absent while it is stopped.
     control_plane: Option<ControlPlane>,
     settings: Settings,
+    /// What each proxy was started with, in the order of `proxies`.
+    agents: Vec<Agent>,
     proxies: Vec<Proxy>,
     state: State,
     // Holds the ports until the end.
@@ -96,8 +98,8 @@ impl Mesh {
         let life = certificate_life.unwrap_or(Agent::default().secret_ttl);
         let agents = gateway.chain(sidecars);
         let agents = agents.map(|agent| Agent { trust_domain: trust_domain.clone(), secret_ttl: life, ..agent });
-        let started = agents.map(start_proxy);
-        let proxies = try_join_all(started).await?;
+        let agents: Vec<Agent> = agents.collect();
+        let proxies = try_join_all(agents.iter().cloned().map(start_proxy)).await?;
         let state = State {
             pid: std::process::id(),
             config_dirs,
@@ -107,7 +109,7 @@ impl Mesh {
             monitoring: control_plane.monitoring_addr(),
             proxies: proxy_states(&plan, &trust_domain, &proxies)?,
         };
-        Ok(Self { control_plane: Some(control_plane), settings, proxies, state, plan })
+        Ok(Self { control_plane: Some(control_plane), settings, agents, proxies, state, plan })
     }
 
     /// Stops everything: the gateway first, so that nothing new comes in, then sidecars, then the control plane.
@@ -140,11 +142,34 @@ impl Mesh {
         self.control_plane.as_ref()
     }
 
+    /// With what a control plane like this mesh's is started.
+    pub fn control_plane_settings(&self) -> Settings {
+        self.settings.clone()
+    }
+
     /// A workload's sidecar, or the gateway.
     pub fn proxy(&self, workload: &str) -> Option<&Proxy> {
+        self.proxies.get(self.index(workload)?)
+    }
+
+    fn index(&self, workload: &str) -> Option<usize> {
         let name = &self.state.proxy(workload).ok()?.name;
-        let index = self.state.proxies.iter().position(|proxy| proxy.name == *name)?;
-        self.proxies.get(index)
+        self.state.proxies.iter().position(|proxy| proxy.name == *name)
+    }
+
+    /// Ends a workload's sidecar, or the gateway, and starts a new one, which knows nothing, with settings that `change` may change.
+    pub async fn renew_proxy(&mut self, workload: &str, change: impl FnOnce(&mut Agent)) -> Result<()> {
+        let index = self.index(workload).with_context(|| format!("no proxy is named {workload}"))?;
+        let mut agent = self.agents[index].clone();
+        change(&mut agent);
+        let proxy = start_proxy(agent.clone()).await?;
+        let admin = proxy.admin_addr().with_context(|| format!("{workload} has no admin"))?;
+        let before = std::mem::replace(&mut self.proxies[index], proxy);
+        before.drain(DRAIN).await;
+        before.stop().await;
+        self.state.proxies[index].admin = admin;
+        self.agents[index] = agent;
+        Ok(())
     }
 
     /// What other commands are told.

@@ -13,14 +13,12 @@ use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use integration_tests::eventually::DEADLINE;
-use integration_tests::{Client, Mesh, eventually};
+use integration_tests::{Client, Crowd, Mesh, eventually};
 use meshctl::local::ports::Port;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_stream::wrappers::UnboundedReceiverStream;
-
-use super::crowd::Crowd;
 
 /// How long a drained sidecar may take; nothing here takes as long.
 const PATIENCE: Duration = Duration::from_secs(20);

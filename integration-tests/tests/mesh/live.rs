@@ -2,9 +2,8 @@
 
 use anyhow::{Result, ensure};
 use integration_tests::eventually::DEADLINE;
-use integration_tests::{Mesh, Shared, eventually};
+use integration_tests::{Crowd, Mesh, Shared, eventually};
 
-use super::crowd::Crowd;
 use super::{object, subsets, virtual_service};
 
 static MESH: Shared = Shared::new(|| Mesh::builder().service("echo", 3).service("guarded", 1).client("client"));

@@ -4,8 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 use integration_tests::App;
+use integration_tests::mesh::object;
 
-mod crowd;
 mod dns;
 mod gateways;
 mod lifecycle;
@@ -39,13 +39,6 @@ fn subsets(host: &str, more: &str) -> String {
 /// A service over `echo` with two HTTP ports, 80 and 81.
 fn two_ports(name: &str) -> String {
     integration_tests::mesh::service_on("default", name, "echo", &[(80, "http", "http"), (81, "http-second", "http")])
-}
-
-/// An object of Istio's networking API; its spec in flow style.
-fn object(kind: &str, namespace: &str, name: &str, spec: &str) -> String {
-    format!(
-        "\n---\napiVersion: networking.istio.io/v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"
-    )
 }
 
 /// An HTTP service outside the mesh, of endpoints that are applications without sidecars.

@@ -5,10 +5,9 @@ use std::time::{Duration, SystemTime};
 use anyhow::Result;
 use integration_tests::eventually::DEADLINE;
 use integration_tests::tcp::TcpLoad;
-use integration_tests::{Mesh, eventually};
+use integration_tests::{Crowd, Mesh, eventually};
 use mesh_controlplane::ca::Authority;
 
-use super::crowd::Crowd;
 use super::object;
 
 /// Certificates are renewed at half of it.

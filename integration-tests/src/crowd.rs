@@ -1,9 +1,10 @@
 //! Everybody who asks one host at a time: over kept and new connections, HTTP/1 and HTTP/2. None of them may see a failure.
 
-use integration_tests::Client;
-use integration_tests::load::Load;
+use crate::client::Client;
+use crate::load::Load;
 
 /// A running crowd.
+#[derive(Debug)]
 pub struct Crowd(Vec<(String, Load)>);
 
 impl Crowd {
@@ -25,9 +26,7 @@ impl Crowd {
 
     /// Waits until each has been answered as many more times.
     pub async fn more(&self, requests: u64) {
-        for (_, load) in &self.0 {
-            load.more(requests).await;
-        }
+        futures_util::future::join_all(self.0.iter().map(|(_, load)| load.more(requests))).await;
     }
 
     /// Ends it. Panics if a single request failed.
