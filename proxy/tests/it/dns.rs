@@ -256,12 +256,17 @@ async fn resolvers_that_fail_are_passed_over() {
 
 #[tokio::test]
 async fn a_server_that_is_its_own_resolver_does_not_ask_itself() {
-    let port = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let able = Resolver::start(Says::Addresses(1)).await;
-    let settings = Settings { listen: vec![port], resolvers: vec![port, able.address], ..Settings::default() };
     let (store, metrics) = (Arc::new(Store::default()), Metrics::new(Default::default()));
     let stop = CancellationToken::new();
-    let listens = server::serve(settings, store.clone(), &metrics, &stop).await.unwrap();
+    // It must be known beforehand, so it is one that was free a moment ago; another if somebody was faster.
+    let listens = loop {
+        let port = UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let settings = Settings { listen: vec![port], resolvers: vec![port, able.address], ..Settings::default() };
+        if let Ok(listens) = server::serve(settings, store.clone(), &metrics, &stop).await {
+            break listens;
+        }
+    };
     let dns = Dns { address: listens[0], store, metrics, _stop: stop.drop_guard() };
     let early = dns.udp(&query("www.example.com.", RecordType::A)).await;
     assert_eq!(early.metadata.response_code, ResponseCode::ServFail, "before the control plane has sent names");
