@@ -1,5 +1,6 @@
 //! What a certificate says of its holder.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -15,6 +16,10 @@ pub struct PeerCertificate {
     pub uri_sans: Vec<Arc<str>>,
     /// All DNS SANs.
     pub dns_sans: Vec<Arc<str>>,
+    /// All e-mail SANs.
+    pub email_sans: Vec<Arc<str>>,
+    /// All IP address SANs, as text.
+    pub ip_sans: Vec<Arc<str>>,
     /// Subject in RFC 2253 form.
     pub subject: Arc<str>,
     /// SHA-256 of the certificate, lower-case hex.
@@ -34,6 +39,8 @@ impl PeerCertificate {
                 match name {
                     GeneralName::URI(uri) => peer.uri_sans.push((*uri).into()),
                     GeneralName::DNSName(name) => peer.dns_sans.push((*name).into()),
+                    GeneralName::RFC822Name(name) => peer.email_sans.push((*name).into()),
+                    GeneralName::IPAddress(bytes) => peer.ip_sans.extend(address(bytes)),
                     _ => {}
                 }
             }
@@ -52,6 +59,15 @@ impl PeerCertificate {
     pub fn pem_url_encoded(&self) -> String {
         utf8_percent_encode(&pem(&self.der), UNRESERVED).to_string()
     }
+}
+
+fn address(bytes: &[u8]) -> Option<Arc<str>> {
+    let address = match bytes.len() {
+        4 => IpAddr::from(<[u8; 4]>::try_from(bytes).ok()?),
+        16 => IpAddr::from(<[u8; 16]>::try_from(bytes).ok()?),
+        _ => return None,
+    };
+    Some(address.to_string().into())
 }
 
 /// A certificate in PEM.

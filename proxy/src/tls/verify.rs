@@ -19,7 +19,11 @@ pub enum SanKind {
     Uri,
     /// DNS.
     Dns,
-    /// Either.
+    /// E-mail address.
+    Email,
+    /// IP address, as text.
+    Ip,
+    /// Any of them.
     Any,
 }
 
@@ -36,10 +40,14 @@ pub struct SanMatcher {
 pub fn names_match(wanted: &[SanMatcher], peer: &PeerCertificate) -> bool {
     wanted.is_empty()
         || wanted.iter().any(|matcher| {
-            let uri = matches!(matcher.kind, SanKind::Uri | SanKind::Any);
-            let dns = matches!(matcher.kind, SanKind::Dns | SanKind::Any);
-            (uri && peer.uri_sans.iter().any(|san| matcher.name.matches(san)))
-                || (dns && peer.dns_sans.iter().any(|san| matcher.name.matches(san)))
+            let lists = [
+                (SanKind::Uri, &peer.uri_sans),
+                (SanKind::Dns, &peer.dns_sans),
+                (SanKind::Email, &peer.email_sans),
+                (SanKind::Ip, &peer.ip_sans),
+            ];
+            let mut asked = lists.into_iter().filter(|(kind, _)| matcher.kind == SanKind::Any || matcher.kind == *kind);
+            asked.any(|(_, list)| list.iter().any(|san| matcher.name.matches(san)))
         })
 }
 

@@ -110,7 +110,9 @@ fn sans(raw: &tls::CertificateValidationContext) -> Decoded<Vec<SanMatcher>> {
         let kind = match SanType::try_from(one.san_type) {
             Ok(SanType::Uri) => SanKind::Uri,
             Ok(SanType::Dns) => SanKind::Dns,
-            _ => return Err(Refusal::field("san_type", "only URI and DNS are supported")),
+            Ok(SanType::Email) => SanKind::Email,
+            Ok(SanType::IpAddress) => SanKind::Ip,
+            _ => return Err(Refusal::field("san_type", "only URI, DNS, EMAIL and IP_ADDRESS are supported")),
         };
         let matcher = one.matcher.as_ref().ok_or_else(|| Refusal::field("matcher", "is required"))?;
         Ok(SanMatcher { kind, name: string(matcher).at("matcher")? })
