@@ -416,15 +416,7 @@ fn prepare(
     if version == Version::HTTP_10 && !chain.accept_http_10 {
         return Err(bad("HTTP/1.0 is not accepted here"));
     }
-    let authority = authority(&parts, version).map_err(bad)?;
-    let authority = match chain.strip_port {
-        StripPort::Keep => authority,
-        StripPort::Any => without_port(&authority).to_owned(),
-        StripPort::Matching => {
-            let suffix = format!(":{}", place.conn.local.port());
-            authority.strip_suffix(&suffix).map_or(authority.clone(), str::to_owned)
-        }
-    };
+    let authority = stripped(&chain, place.conn.local.port(), authority(&parts, version).map_err(bad)?);
     match chain.normalize.underscores {
         Underscores::Allow => {}
         Underscores::Reject => {
@@ -558,7 +550,24 @@ fn authority(parts: &http::request::Parts, version: Version) -> Result<String, &
     if named.bytes().any(|byte| matches!(byte, b'/' | b'?' | b'#' | b'@' | b'\\' | b' ' | b',')) {
         return Err("the host is not valid");
     }
-    Ok(named.strip_suffix('.').unwrap_or(named).to_owned())
+    // A name with its root's dot is the same name, for routes and policies alike.
+    let host = without_port(named);
+    Ok(match host.strip_suffix('.') {
+        Some(short) => format!("{short}{}", &named[host.len()..]),
+        None => named.to_owned(),
+    })
+}
+
+/// The authority without its port, where the chain says so. `port` is the connection's own.
+fn stripped(chain: &HttpChain, port: u16, authority: String) -> String {
+    match chain.strip_port {
+        StripPort::Keep => authority,
+        StripPort::Any => without_port(&authority).to_owned(),
+        StripPort::Matching => match authority.strip_suffix(&format!(":{port}")) {
+            Some(host) => host.to_owned(),
+            None => authority,
+        },
+    }
 }
 
 /// Bytes of a head, about as they were sent.
@@ -620,7 +629,7 @@ mod tests {
         let (v1, v2) = (Version::HTTP_11, Version::HTTP_2);
         for (version, method, target, hosts, expected) in [
             (v1, "GET", "/", &["a.example"][..], Ok("a.example")),
-            (v1, "GET", "/", &["a.example.:80"], Ok("a.example.:80")),
+            (v1, "GET", "/", &["a.example.:80"], Ok("a.example:80")),
             (v1, "GET", "/", &["a.example."], Ok("a.example")),
             (v1, "GET", "http://b.example/", &["a.example"], Ok("b.example")),
             (v1, "GET", "/", &["a", "a"], Err("more than one")),

@@ -38,10 +38,10 @@ const TABLE: &[(&str, &str)] = &[
         "idle_timeout max_connection_duration max_headers_count max_stream_duration headers_with_underscores_action \
          max_requests_per_connection",
     ),
-    ("core.Http1ProtocolOptions", "allow_absolute_url=true accept_http_10 enable_trailers"),
+    ("core.Http1ProtocolOptions", "allow_absolute_url=true accept_http_10=true enable_trailers=true"),
     (
         "core.Http2ProtocolOptions",
-        "max_concurrent_streams initial_stream_window_size initial_connection_window_size allow_connect \
+        "max_concurrent_streams initial_stream_window_size initial_connection_window_size allow_connect=true \
          connection_keepalive",
     ),
     ("core.KeepaliveSettings", "interval timeout"),
@@ -113,11 +113,11 @@ const TABLE: &[(&str, &str)] = &[
     ("ext.transport_sockets.raw_buffer.RawBuffer", ""),
     (
         "ext.transport_sockets.tls.UpstreamTlsContext",
-        "common_tls_context sni auto_host_sni auto_sni_san_validation max_session_keys",
+        "common_tls_context sni auto_host_sni auto_sni_san_validation max_session_keys=0",
     ),
     (
         "ext.transport_sockets.tls.DownstreamTlsContext",
-        "common_tls_context require_client_certificate disable_stateless_session_resumption disable_stateful_session_resumption",
+        "common_tls_context require_client_certificate disable_stateless_session_resumption=true disable_stateful_session_resumption=true",
     ),
     (
         "ext.transport_sockets.tls.CommonTlsContext",
@@ -237,7 +237,7 @@ const TABLE: &[(&str, &str)] = &[
          request_timeout request_headers_timeout access_log use_remote_address xff_num_trusted_hops skip_xff_append via \
          generate_request_id preserve_external_request_id forward_client_cert_details set_current_client_cert_details \
          upgrade_configs normalize_path merge_slashes path_with_escaped_slashes_action strip_matching_host_port \
-         strip_any_host_port strip_trailing_host_dot",
+         strip_any_host_port strip_trailing_host_dot=true",
     ),
     (
         "ext.filters.network.http_connection_manager.HttpConnectionManager.SetCurrentClientCertDetails",
@@ -473,6 +473,11 @@ mod tests {
                 "outlier_detection.enforcing_local_origin_success_rate: only 0",
             ),
             (LISTENER, "{name: l, enable_reuse_port: false}".to_owned(), "enable_reuse_port: only true is supported"),
+            (
+                "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext",
+                "{max_session_keys: 5}".to_owned(),
+                "max_session_keys: only 0 is supported",
+            ),
             (
                 LISTENER,
                 hcm("add_user_agent: true"),
