@@ -50,7 +50,7 @@ impl Drop for Killed {
 #[test]
 fn a_gateway_is_a_router_and_refuses_to_be_a_sidecar() {
     let run = run(&["--workers", "3", "--discovery-address", "http://127.0.0.1:15010"]);
-    assert_eq!(run.workers, 3);
+    assert_eq!(run.workers, Some(3));
     let bootstrap = launch::bootstrap(&run, Role::Router).unwrap();
     assert!(bootstrap.node.id.starts_with("router~"), "{}", bootstrap.node.id);
     assert!(Agent::default().bootstrap().unwrap().node.id.starts_with("sidecar~"));

@@ -34,11 +34,12 @@ pub struct Run {
     /// An Envoy bootstrap (YAML or JSON). Without it, settings come from the environment, as injection writes it.
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Worker threads; 0 is one for each processor.
-    #[arg(long, alias = "concurrency", env = "PROXY_CONCURRENCY", value_name = "N", default_value_t = 0)]
-    pub workers: usize,
+    /// Worker threads; 0 is one for each processor, or for each that the container's limit allows [default: the environment's
+    /// `concurrency`, or 0].
+    #[arg(long, alias = "concurrency", env = "PROXY_CONCURRENCY", value_name = "N")]
+    pub workers: Option<usize>,
     /// The control plane, `HOST:PORT` over TLS or `http://HOST:PORT`.
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]
     pub discovery_address: Option<String>,
     /// Where the admin server listens.
     #[arg(long, value_name = "ADDRESS")]
@@ -57,10 +58,10 @@ pub struct Run {
     #[arg(long, value_name = "ADDRESS", conflicts_with = "config")]
     pub dns_addr: Option<SocketAddr>,
     /// The token for control plane and authority.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
     pub token_file: Option<PathBuf>,
     /// Roots that control plane and authority must be signed by.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "config")]
     pub root_cert: Option<PathBuf>,
     /// Levels of the log, as `info` or `mesh_proxy::xds=debug,info`.
     #[arg(long, env = "PROXY_LOG_LEVEL", default_value = "info")]

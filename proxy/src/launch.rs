@@ -30,8 +30,10 @@ pub fn main(work: impl Future<Output = Result<()>>) -> ExitCode {
 pub async fn run(run: Run, role: Role) -> Result<()> {
     logging::init(&run.log_level, run.log_format).map_err(anyhow::Error::msg).context("--log-level")?;
     let bootstrap = bootstrap(&run, role)?;
+    bootstrap.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let patience = bootstrap.drain;
-    let proxy = Proxy::start(bootstrap, Options { workers: run.workers }).await?;
+    let workers = run.workers.or(bootstrap.workers).unwrap_or(0);
+    let proxy = Proxy::start(bootstrap, Options { workers }).await?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let ready = async {
         proxy.ready().await;

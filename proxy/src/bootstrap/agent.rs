@@ -86,7 +86,26 @@ pub struct Agent {
     pub keepalive: (Duration, Duration),
     /// Life of the certificate that is asked for; the authority may give less.
     pub secret_ttl: Duration,
+    /// Worker threads (`concurrency`); absent leaves it to the flag, 0 is one for each processor.
+    pub workers: Option<usize>,
+    /// What was asked for and has no effect.
+    pub warnings: Vec<String>,
 }
+
+/// Fields of ProxyConfig that the agent or the control plane honours.
+const PROXY_CONFIG: &[&str] = &[
+    "discoveryAddress",
+    "controlPlaneAuthPolicy",
+    "terminationDrainDuration",
+    "drainDuration",
+    "proxyAdminPort",
+    "statusPort",
+    "concurrency",
+    "interceptionMode",
+    // By the control plane, which is told the whole.
+    "gatewayTopology",
+    "proxyHeaders",
+];
 
 impl Default for Agent {
     fn default() -> Self {
@@ -121,6 +140,8 @@ impl Default for Agent {
             listener_drain: LISTENER_DRAIN,
             keepalive: KEEPALIVE,
             secret_ttl: identity::Settings::default().ttl,
+            workers: None,
+            warnings: Vec::new(),
         }
     }
 }
@@ -242,6 +263,18 @@ impl Agent {
             let port = u16::try_from(port).map_err(|_| wrong("statusPort: must be at most 65535".into()))?;
             self.servers.merged = Some((Ipv4Addr::UNSPECIFIED, port).into());
         }
+        if let Some(workers) = value.get("concurrency") {
+            let number = workers.as_u64().and_then(|number| usize::try_from(number).ok());
+            self.workers =
+                Some(number.ok_or_else(|| wrong(format!("concurrency: {workers} is not a number of threads")))?);
+        }
+        if let Some(mode) = text("interceptionMode") {
+            self.metadata.entry("INTERCEPTION_MODE".to_owned()).or_insert_with(|| mode.into());
+        }
+        let unknown = value.as_object().into_iter().flatten().map(|(name, _)| name);
+        for name in unknown.filter(|name| !PROXY_CONFIG.contains(&name.as_str())) {
+            self.warnings.push(format!("PROXY_CONFIG: {name}: has no effect on this proxy; remove it"));
+        }
         self.metadata.insert("PROXY_CONFIG".to_owned(), value);
         Ok(())
     }
@@ -296,6 +329,8 @@ impl Agent {
             servers: self.servers,
             drain: self.drain,
             listener_drain: self.listener_drain,
+            workers: self.workers,
+            warnings: self.warnings,
         })
     }
 
@@ -460,7 +495,20 @@ mod tests {
             (identity.ca_address.as_str(), identity.cluster_id.as_deref()),
             ("https://istiod:15012", Some("east"))
         );
-        assert_eq!(bootstrap.servers.status.map(|address| address.port()), Some(15021));
+        let Servers { admin, status, prometheus, merged } = bootstrap.servers;
+        let ports = [admin, status, prometheus, merged].map(|address| address.map(|address| address.port()));
+        assert_eq!(ports, [Some(15000), Some(15021), Some(15090), Some(15020)]);
+    }
+
+    #[test]
+    fn a_proxys_own_settings_are_honoured_or_reported() {
+        let config = "{concurrency: 3, interceptionMode: NONE, statusPort: 15999, tracing: {sampling: 5}, drainDuration: 9s, meshId: a}";
+        let bootstrap = agent(&[("PROXY_CONFIG", config)]).unwrap().bootstrap().unwrap();
+        assert_eq!(bootstrap.workers, Some(3));
+        assert_eq!(bootstrap.metadata()["INTERCEPTION_MODE"], "NONE");
+        assert_eq!(bootstrap.servers.merged.map(|address| address.port()), Some(15999));
+        let report = |name| format!("PROXY_CONFIG: {name}: has no effect on this proxy; remove it");
+        assert_eq!(bootstrap.warnings, [report("meshId"), report("tracing")]);
     }
 
     #[test]
@@ -510,6 +558,7 @@ mod tests {
             ("INSTANCE_IP", "x"),
             ("ISTIO_METAJSON_LABELS", "{"),
             ("PROXY_CONFIG", "{"),
+            ("PROXY_CONFIG", "{concurrency: many}"),
             ("TERMINATION_DRAIN_DURATION_SECONDS", "soon"),
             ("SECRET_TTL", "soon"),
             ("DNS_PROXY_ADDR", "here"),

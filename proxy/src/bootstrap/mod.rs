@@ -44,6 +44,10 @@ pub struct Bootstrap {
     pub drain: Duration,
     /// How long a connection may take to finish whose listener or filter chain is gone (Envoy's `--drain-time-s`).
     pub listener_drain: Duration,
+    /// Worker threads, unless a flag says; 0 is one for each processor.
+    pub workers: Option<usize>,
+    /// What was asked for and has no effect; for the log.
+    pub warnings: Vec<String>,
 }
 
 /// Addresses of our own servers; absent ones are not served. Port 0 lets the system choose.
