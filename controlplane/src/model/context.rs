@@ -226,6 +226,14 @@ impl PushContext {
         by_name.or_else(|| workloads.iter().find(|workload| is_of(workload, node)))
     }
 
+    /// Where a node is: as it says itself, else as its workload says (G16).
+    pub fn locality<'a>(&'a self, node: &'a Node) -> &'a str {
+        if !node.locality.is_empty() {
+            return &node.locality;
+        }
+        self.workload(node).map_or("", |workload| &workload.locality)
+    }
+
     /// What a node serves: the services of its namespace that select it, or that have it as an endpoint, whether it is ready or not.
     pub fn targets(&self, node: &Node) -> Vec<Target> {
         let workload = self.workload(node);

@@ -55,7 +55,7 @@ fn named(context: &PushContext, node: &Node, name: &str) -> Option<ClusterLoadAs
     };
     let subset = (!parsed.subset.is_empty()).then_some(parsed.subset);
     let traffic = policy::effective(rule.as_ref().map(|rule| &rule.spec), subset, port.number);
-    let failover = locality::Failover::of(&traffic, &context.mesh, node);
+    let failover = locality::Failover::of(&traffic, context, node);
     Some(assignment(context, node, &Part { service, port, labels, failover }, name))
 }
 

@@ -3,10 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_proto::crd::MeshConfig;
 use mesh_proto::crd::destination_rule::{LocalityFailover, TrafficPolicy};
 
-use crate::model::Node;
+use crate::model::{Node, PushContext};
 
 /// How endpoints farther away are held back.
 #[derive(Debug, Clone)]
@@ -18,15 +17,16 @@ pub struct Failover<'a> {
 
 impl<'a> Failover<'a> {
     /// The failover of a policy, or the mesh's; only where failing endpoints are noticed, which is outlier detection's work.
-    pub fn of(policy: &'a TrafficPolicy, mesh: &'a MeshConfig, node: &'a Node) -> Option<Self> {
+    pub fn of(policy: &'a TrafficPolicy, context: &'a PushContext, node: &'a Node) -> Option<Self> {
         let balancer = policy.load_balancer.as_ref();
         // A rule's setting replaces the mesh's as a whole.
         let setting = balancer.and_then(|balancer| balancer.locality_lb_setting.as_ref());
-        let setting = setting.or(mesh.locality_lb_setting.as_ref());
+        let setting = setting.or(context.mesh.locality_lb_setting.as_ref());
         let enabled = setting.is_none_or(|setting| setting.enabled != Some(false) && setting.distribute.is_empty());
         let regions = setting.map(|setting| setting.failover.as_slice()).unwrap_or_default();
-        let known = !node.locality.is_empty() && policy.outlier_detection.is_some();
-        (enabled && known).then_some(Self { own: &node.locality, regions })
+        let own = context.locality(node);
+        let known = !own.is_empty() && policy.outlier_detection.is_some();
+        (enabled && known).then_some(Self { own, regions })
     }
 
     /// Priorities of localities, without gaps: 0 is used first.

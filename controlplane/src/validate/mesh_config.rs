@@ -123,14 +123,29 @@ fn without_effect(check: &mut Check<'_>, given: &serde_json::Map<String, serde_j
                 }
             }
             ("defaultConfig", Some(fields)) => {
-                for name in fields.keys() {
-                    check.warning(
-                        &at.field(name),
-                        "has no effect: proxies are started with their own settings; remove it",
-                    );
+                for (name, value) in fields {
+                    default_config(check, &at.field(name), name, value);
                 }
             }
             _ => check.warning(&at, message),
+        }
+    }
+}
+
+/// What the control plane makes of a proxy's settings (PC3, PC4); the rest is the proxy's own business.
+fn default_config(check: &mut Check<'_>, at: &At, name: &str, value: &serde_json::Value) {
+    let honoured: &[&str] = match name {
+        "gatewayTopology" => &["numTrustedProxies", "forwardClientCertDetails", "proxyProtocol"],
+        "proxyHeaders" => {
+            &["server", "requestId", "attemptCount", "forwardedClientCert", "setCurrentClientCertDetails"]
+        }
+        _ => {
+            return check.warning(at, "has no effect: proxies are started with their own settings; set it there");
+        }
+    };
+    for field in value.as_object().into_iter().flat_map(|fields| fields.keys()) {
+        if !honoured.contains(&field.as_str()) {
+            check.warning(&at.field(field), "has no effect yet; remove it");
         }
     }
 }

@@ -832,7 +832,7 @@ data:
 a.yaml:8:5: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.enableTracing: has no effect yet; remove it
 a.yaml:9:5: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.enablePrometheusMerge: false has no effect yet: the application's metrics are always merged; remove it
 a.yaml:10:5: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.trustDomian: is not a field of MeshConfig, so it has no effect; remove it or correct its name
-a.yaml:12:7: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.defaultConfig.concurrency: has no effect: proxies are started with their own settings; remove it
+a.yaml:12:7: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.defaultConfig.concurrency: has no effect: proxies are started with their own settings; set it there
 a.yaml:16:7: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.extensionProviders[1]: has no effect yet; only envoyFileAccessLog is read, so remove it
 a.yaml:17:25: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.localityLbSetting.distribute: has no effect yet; use failover, or remove it
 a.yaml:18:47: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.defaultProviders.metrics: has no effect yet; remove it
