@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
+use super::Interrupt;
 use crate::demo::{Demo, Options, ROUTE_FILE, checks};
 use crate::local::state;
 use crate::output::{BAD, FAINT, Format, GOOD, HEADING};
@@ -38,7 +39,12 @@ pub async fn run(args: Args, state_dir: Option<PathBuf>) -> Result<ExitCode> {
     };
     state::create(directory)?;
     let people = args.output == Format::Table;
-    let demo = Demo::start(directory).await?;
+    // From here on SIGTERM and Ctrl-C end the demo as it ends by itself: nothing is left behind.
+    let mut interrupt = Interrupt::new()?;
+    let demo = tokio::select! {
+        demo = Demo::start(directory) => demo?,
+        status = interrupt.wait() => return Ok(status),
+    };
     if people {
         introduce(&demo, started)?;
     }
@@ -47,7 +53,13 @@ pub async fn run(args: Args, state_dir: Option<PathBuf>) -> Result<ExitCode> {
         concurrency: usize::from(args.concurrency),
         progress: people && std::io::stderr().is_terminal(),
     };
-    let report = checks::run(&demo, options).await?;
+    let report = tokio::select! {
+        report = checks::run(&demo, options) => report?,
+        status = interrupt.wait() => {
+            demo.stop().await;
+            return Ok(status);
+        }
+    };
     args.output.print(&report, |report| report.page())?;
     if people {
         let (style, verdict) =
@@ -56,7 +68,7 @@ pub async fn run(args: Args, state_dir: Option<PathBuf>) -> Result<ExitCode> {
     }
     if args.keep {
         invite(&demo, directory)?;
-        tokio::signal::ctrl_c().await.context("cannot wait for Ctrl-C")?;
+        interrupt.wait().await;
         state::State::remove(directory);
     }
     demo.stop().await;

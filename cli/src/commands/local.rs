@@ -6,9 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
-use tokio::signal::unix::{SignalKind, signal};
 
-use super::validate;
+use super::{Interrupt, validate};
 use crate::local::definition;
 use crate::local::mesh::{Mesh, MeshOptions};
 use crate::local::state::{self, ProxyState, State};
@@ -82,7 +81,9 @@ async fn serve(paths: Vec<PathBuf>, port_base: Option<u16>, directory: &Path) ->
         );
     }
     state::create(directory)?;
-    let plan = definition::find(&paths)?.plan()?;
+    let definition = definition::find(&paths)?;
+    definition.require_ports()?;
+    let plan = definition.plan()?;
     let options = MeshOptions {
         config_dirs: paths,
         directory: directory.to_owned(),
@@ -90,15 +91,18 @@ async fn serve(paths: Vec<PathBuf>, port_base: Option<u16>, directory: &Path) ->
         control_plane_ports: port_base.map(|base| [base, base + 2, base + 4]),
         certificate_life: None,
     };
-    let mesh = Mesh::start(options).await?;
+    let mut interrupt = Interrupt::new()?;
+    let mesh = tokio::select! {
+        mesh = Mesh::start(options) => mesh.with_context(|| match port_base {
+            Some(base) => format!("with --port-base {base}; without it, ports that are free are taken"),
+            None => "the mesh does not start".to_owned(),
+        })?,
+        status = interrupt.wait() => return Ok(status),
+    };
     mesh.state().write(directory)?;
     anstream::println!("{}", status(&mesh.state()));
     anstream::println!("\n{GOOD}The mesh runs until Ctrl-C.{GOOD:#} {FAINT}State: {}{FAINT:#}", directory.display());
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot wait for Ctrl-C")?,
-        _ = terminate.recv() => {}
-    }
+    interrupt.wait().await;
     State::remove(directory);
     mesh.stop().await;
     Ok(ExitCode::SUCCESS)

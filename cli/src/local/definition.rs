@@ -19,13 +19,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::plan::{Allocator, Ingress, Workload};
+use super::ports;
 
 /// `apiVersion` of the object.
 pub const API_VERSION: &str = "local.ferromesh.io/v1";
@@ -209,6 +210,25 @@ impl LocalMesh {
                     bail!("{at}.ports[{index}].name: `{}` is there twice", port.name);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Whether the ports that are written down can be opened.
+    ///
+    /// # Errors
+    /// Another process has one of them.
+    pub fn require_ports(&self) -> Result<()> {
+        let gateway = self.gateway.iter().flat_map(|gateway| &gateway.ports);
+        // The gateway listens on every address.
+        let gateway = gateway.map(|(named, open)| (format!("gateway.ports[{named}]"), Ipv4Addr::UNSPECIFIED, *open));
+        let outbound = self.workloads.iter().enumerate().filter_map(|(index, workload)| {
+            Some((format!("workloads[{index}].outbound"), Ipv4Addr::LOCALHOST, workload.outbound?))
+        });
+        for (at, address, port) in gateway.chain(outbound).filter(|(.., port)| *port != 0) {
+            ports::require_free(address, port).with_context(|| {
+                format!("spec.{at} of the {KIND}: port {port} cannot be opened; end the process that has it, or write another")
+            })?;
         }
         Ok(())
     }

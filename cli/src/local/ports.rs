@@ -42,6 +42,15 @@ pub fn listen(port: u16) -> io::Result<tokio::net::TcpListener> {
     tokio::net::TcpListener::from_std(socket.into())
 }
 
+/// Tells whether a listener could be opened on a port now: nobody else listens there, not even one that would share it.
+pub fn require_free(address: Ipv4Addr, port: u16) -> io::Result<()> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
+    // Connections of a listener that is gone do not count.
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::from((address, port)).into())?;
+    socket.listen(1)
+}
+
 fn bound(address: SocketAddrV4) -> io::Result<Socket> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
