@@ -6,6 +6,7 @@
 use integration_tests::App;
 use integration_tests::mesh::object;
 
+mod common;
 mod dns;
 mod gateways;
 mod lifecycle;
