@@ -33,8 +33,9 @@ pub async fn run(run: Run, role: Role) -> Result<()> {
     bootstrap.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let patience = bootstrap.drain;
     let workers = run.workers.or(bootstrap.workers).unwrap_or(0);
-    let proxy = Proxy::start(bootstrap, Options { workers }).await?;
+    // Before anything is served, so that no signal ends what is under way without a drain.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let proxy = Proxy::start(bootstrap, Options { workers }).await?;
     let ready = async {
         proxy.ready().await;
         tracing::info!("ready");
