@@ -164,8 +164,8 @@ fn a_workload_asks_the_endpoints_of_its_own_locality() {
             + &object("DestinationRule", "default", "g16", "{host: g16.example, trafficPolicy: {outlierDetection: {}}}");
         mesh.try_apply("g16", &yaml).await?;
         let near_only = async || {
-            let counts = mesh.client("stranger").count("http://g16.example/", 12).await;
-            counts.is_ok_and(|counts| counts.get("near") == Some(&12))
+            let counts = mesh.client("stranger").count("http://g16.example/", 40).await;
+            counts.is_ok_and(|counts| counts.get("near") == Some(&40))
         };
         until("only the near endpoint is asked", near_only).await;
         let counts = mesh.client("client").count("http://g16.example/", 60).await?;
