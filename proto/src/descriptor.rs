@@ -1,24 +1,51 @@
 //! Descriptors of everything that crosses the wire, for reading and writing messages as YAML and JSON.
 //!
-//! The set is generated (`cargo xtask codegen`) and unpacked once at first use.
+//! The set is generated (`cargo xtask codegen`) and unpacked at first use. It takes megabytes, which a sidecar needs only while it reads
+//! configuration, so it can be forgotten ([`forget_unused`]).
 
 use std::io::Read;
-use std::sync::LazyLock;
+use std::sync::{Mutex, PoisonError};
 
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 
 static PACKED: &[u8] = include_bytes!("generated/descriptors.binpb.gz");
 
-static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+static POOL: Mutex<Option<Unpacked>> = Mutex::new(None);
+
+struct Unpacked {
+    pool: DescriptorPool,
+    used: bool,
+}
+
+/// Unpacks in a thread of its own: allocators keep threads apart, so that when the set is forgotten whole pages become free, and not
+/// holes between what was made meanwhile.
+fn unpack_apart() -> DescriptorPool {
+    std::thread::scope(|scope| scope.spawn(unpack).join()).unwrap_or_default()
+}
+
+fn unpack() -> DescriptorPool {
     let mut bytes = Vec::new();
     let unpacked = flate2::read::GzDecoder::new(PACKED).read_to_end(&mut bytes);
     // The bytes are part of the program, so a failure is a broken build; a test reads them.
     unpacked.ok().and_then(|_| DescriptorPool::decode(bytes.as_slice()).ok()).unwrap_or_default()
-});
+}
 
-/// The descriptors of Envoy's v3 API, Istio's messages and ours.
-pub fn pool() -> &'static DescriptorPool {
-    &POOL
+/// The descriptors of Envoy's v3 API, Istio's messages and ours. A clone is cheap.
+pub fn pool() -> DescriptorPool {
+    let mut kept = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    let unpacked = kept.get_or_insert_with(|| Unpacked { pool: unpack_apart(), used: true });
+    unpacked.used = true;
+    unpacked.pool.clone()
+}
+
+/// Frees the descriptors if nobody has asked for them since the last call; true if it did.
+pub fn forget_unused() -> bool {
+    let mut kept = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    let unused = kept.as_mut().is_some_and(|unpacked| !std::mem::take(&mut unpacked.used));
+    if unused {
+        *kept = None;
+    }
+    unused
 }
 
 /// The descriptor of a message by full name or type URL.

@@ -19,6 +19,7 @@ use crate::bootstrap::Bootstrap;
 use crate::dns;
 use crate::drain::{Drain, Phase};
 use crate::identity;
+use crate::memory;
 use crate::runtime::{Shared, Workers};
 use crate::snapshot::{Snapshot, Store};
 use crate::telemetry::peer::Peer;
@@ -346,7 +347,12 @@ fn spawn_sources(running: &Arc<Running>, stop: &CancellationToken) {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                _ = every.tick() => metrics.upkeep(),
+                _ = every.tick() => {
+                    metrics.upkeep();
+                    if mesh_proto::descriptor::forget_unused() {
+                        memory::give_back();
+                    }
+                }
             }
         }
     });

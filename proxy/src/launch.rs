@@ -15,7 +15,6 @@ use crate::{admin, dns, identity, logging};
 
 /// Drives a binary's work to its end, and tells the shell how it went.
 pub fn main(work: impl Future<Output = Result<()>>) -> ExitCode {
-    crate::runtime::small_pages();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(work)) {
         Ok(()) => ExitCode::SUCCESS,

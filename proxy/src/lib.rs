@@ -31,6 +31,7 @@ pub mod identity;
 pub mod launch;
 pub mod listener;
 pub mod logging;
+pub mod memory;
 pub mod policy;
 pub mod redirect;
 pub mod route;

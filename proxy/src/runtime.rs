@@ -22,14 +22,6 @@ use crate::snapshot::Store;
 use crate::telemetry::stats::Metrics;
 use crate::worker::{NodeHeaders, Worker};
 
-/// Keeps the kernel from backing memory with huge pages: the allocator's arenas are sparse, and an idle sidecar would be charged for
-/// 2 MiB wherever it uses a page. Call it first in `main`.
-pub fn small_pages() {
-    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
-        tracing::debug!(%error, "cannot switch huge pages off");
-    }
-}
-
 /// How often tasks are given a turn to write their accounts when a worker stops.
 const LAST_TURNS: usize = 4;
 

@@ -17,17 +17,20 @@ use crate::dns;
 use crate::listener::Listener;
 use crate::route::RouteTable;
 
+/// Resources by name. They are looked up for each request, and clients have no part in which names there are.
+pub type Table<T> = IndexMap<Name, Arc<T>, foldhash::fast::RandomState>;
+
 /// Everything that listeners, routes and clusters say, at one moment.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// Grows by one with each publish; 0 before the first.
     pub version: u64,
     /// Listeners by name.
-    pub listeners: IndexMap<Name, Arc<Listener>>,
+    pub listeners: Table<Listener>,
     /// Route tables that were named by RDS. Inline route tables live in their filter chain.
-    pub routes: IndexMap<Name, Arc<RouteTable>>,
+    pub routes: Table<RouteTable>,
     /// Clusters by name.
-    pub clusters: IndexMap<Name, Arc<Cluster>>,
+    pub clusters: Table<Cluster>,
     /// Names that the workload's DNS knows; absent until the control plane has sent them.
     pub names: Option<Arc<dns::Table>>,
     /// Shared by all published snapshots of a store, which counts them by it.

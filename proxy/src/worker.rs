@@ -10,6 +10,7 @@ use http::HeaderValue;
 use crate::connect::Pools;
 use crate::drain::{Drain, Phase};
 use crate::listener::place::Places;
+use crate::memory;
 use crate::runtime::{Counts, Shared};
 use crate::snapshot::{Snapshot, Store};
 use crate::telemetry::stats;
@@ -34,6 +35,8 @@ pub struct Worker {
     pub drain: Drain,
     /// Who this proxy is, as it tells other proxies.
     pub node: Arc<NodeHeaders>,
+    /// Connections have given back their buffers: see [`crate::memory`].
+    pub freed_much: Cell<bool>,
     random: RefCell<fastrand::Rng>,
     ids: Cell<u64>,
 }
@@ -60,6 +63,7 @@ impl Worker {
             metrics: stats::Local::new(metrics),
             drain,
             node,
+            freed_much: false.into(),
             random: RefCell::new(fastrand::Rng::new()),
             ids: Cell::new((index as u64) << 48),
         })
@@ -87,6 +91,9 @@ impl Worker {
                 _ = sweep.tick() => {
                     self.pools.follow(&self.snapshot());
                     self.pools.sweep();
+                    if self.freed_much.take() {
+                        memory::give_back();
+                    }
                 }
             }
             counts.pools(self.pools.counts());

@@ -155,6 +155,7 @@ fn collect(running: &Running) -> Vec<Stat> {
         };
         add("listener", Some(&of), "downstream_cx_total", false, load(&listener.stats.total));
         add("listener", Some(&of), "downstream_cx_active", true, load(&listener.stats.active));
+        add("listener", Some(&of), "downstream_cx_parked", true, load(&listener.stats.parked));
         add("listener", Some(&of), "no_filter_chain_match", false, load(&listener.stats.no_chain));
         add("listener", Some(&of), "ssl.connection_error", false, load(&listener.stats.tls_errors));
     }

@@ -7,7 +7,6 @@ pub mod dial;
 pub mod io;
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -179,7 +178,7 @@ struct Pool {
 /// All pools of a worker.
 #[derive(Debug, Default)]
 pub struct Pools {
-    pools: RefCell<HashMap<Key, Rc<Pool>>>,
+    pools: RefCell<foldhash::HashMap<Key, Rc<Pool>>>,
 }
 
 impl Taken {

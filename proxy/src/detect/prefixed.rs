@@ -15,9 +15,24 @@ pub struct Prefixed<I> {
 }
 
 impl<I> Prefixed<I> {
-    /// Puts bytes back.
-    pub fn new(prefix: Vec<u8>, io: I) -> Self {
+    /// A stream of which `prefix` was read.
+    pub fn new(prefix: impl Into<Bytes>, io: I) -> Self {
         Self { prefix: prefix.into(), io }
+    }
+
+    /// Puts bytes back that were read last.
+    pub fn put_back(&mut self, bytes: Bytes) {
+        if bytes.is_empty() {
+            // Even an empty piece keeps the buffer that it is of.
+            return;
+        }
+        self.prefix =
+            if self.prefix.is_empty() { bytes } else { [bytes, std::mem::take(&mut self.prefix)].concat().into() };
+    }
+
+    /// True if some of what was put back is still to be read.
+    pub fn has_prefix(&self) -> bool {
+        !self.prefix.is_empty()
     }
 
     /// The stream below.

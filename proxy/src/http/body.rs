@@ -14,6 +14,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::error::Error;
 use super::handle::Finish;
+use super::serve::Active;
 use crate::connect::Taken;
 use crate::policy::retry::REFUSED_STREAM;
 use crate::telemetry::record::Flags;
@@ -104,12 +105,15 @@ pub struct Progress {
     pub broken: Cell<bool>,
     /// Told when `ended` becomes known.
     pub finished: tokio::sync::Notify,
+    /// The connection is busy until then.
+    active: RefCell<Option<Active>>,
 }
 
 impl Progress {
-    /// Of a body that comes in a version of HTTP.
-    pub fn of(version: http::Version) -> Self {
-        Self { http2: version == http::Version::HTTP_2, ..Self::default() }
+    /// Of a body that begins, and comes in a version of HTTP.
+    pub fn begin(version: http::Version, active: Active) -> Rc<Self> {
+        let http2 = version == http::Version::HTTP_2;
+        Rc::new(Self { http2, active: RefCell::new(Some(active)), ..Self::default() })
     }
 
     /// Tells the end of a body from a stream that was reset: hyper takes RST_STREAM with NO_ERROR for an end.
@@ -123,6 +127,7 @@ impl Progress {
     }
 
     fn end(&self) {
+        self.active.take();
         if self.ended.get().is_none() {
             self.ended.set(Some(Instant::now()));
             self.finished.notify_one();

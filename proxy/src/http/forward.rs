@@ -9,14 +9,14 @@ use http::uri::{PathAndQuery, Scheme};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
-use mesh_proto::names::header as names;
 
 use super::body::{Limits, Progress, Replay, RequestBody, ResponseBody};
 use super::error::Error;
 use super::handle::{Exchange, Finish, Matched, grpc_status, with_response_headers};
 use super::reply::local_as;
+use super::serve::Active;
 use super::time_limit::{TimeLimit, Times, expected, grpc_timeout};
-use super::{headers, upgrade};
+use super::{headers, names, upgrade};
 use crate::balance::{Cluster, Endpoint, Observation, Permit, PickRequest, Picked, Resource};
 use crate::connect::{Taken, Want};
 use crate::listener::Direction;
@@ -42,11 +42,11 @@ enum Source {
 }
 
 impl Source {
-    fn new(body: Incoming, version: Version, keep: bool) -> Self {
+    fn new(body: Incoming, version: Version, keep: bool, active: &Active) -> Self {
         if body.is_end_stream() {
             return Self::Empty;
         }
-        let progress = Rc::new(Progress::of(version));
+        let progress = Progress::begin(version, active.also());
         if keep {
             Self::Replay(Replay::new(body, progress))
         } else {
@@ -119,7 +119,9 @@ pub(super) async fn forward(
     }
     let retry = action.retry.as_ref().or(matched.host.retry.as_ref()).cloned();
     let upgrading = exchange.upgrade.is_some();
-    let mut source = if upgrading { Source::Empty } else { Source::new(body, exchange.version, retry.is_some()) };
+    let version = exchange.version;
+    let mut source =
+        if upgrading { Source::Empty } else { Source::new(body, version, retry.is_some(), &finish.active) };
     if let Some(progress) = source.progress() {
         finish.follow(progress.clone());
     }
@@ -248,7 +250,7 @@ fn prepare_request(
         && let (Some(most), Some(told)) = (action.grpc_timeout_max, grpc_timeout(&changed))
         && let Ok(value) = HeaderValue::try_from(format!("{}m", told.min(most).as_millis()))
     {
-        changed.insert("grpc-timeout", value);
+        changed.insert(names::GRPC_TIMEOUT, value);
     }
     if exchange.chain.stats.as_ref().is_some_and(|stats| stats.metadata_exchange)
         && exchange.place.conn.direction == Direction::Outbound

@@ -8,15 +8,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderName, HeaderValue, SERVER, TRANSFER_ENCODING};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderValue, SERVER, TRANSFER_ENCODING};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
-use mesh_proto::names::header as names;
 
 use super::body::ResponseBody;
 use super::error::Error;
 use super::forward;
+use super::names;
 use super::normalize::{self, Path};
 use super::reply::{local, locate, redirect, reply};
 use super::serve::{Active, Activity};
@@ -32,7 +32,6 @@ use crate::route::action::Action;
 use crate::route::domain::without_port;
 use crate::route::{RequestHead, Route, RouteTable, VirtualHost, is_grpc};
 use crate::telemetry::access_log::AccessLog;
-use crate::telemetry::peer::Peer;
 use crate::telemetry::record::{Flags, Record};
 use crate::worker::Worker;
 
@@ -47,7 +46,8 @@ pub struct Finish {
     worker: Rc<Worker>,
     progress: Option<Rc<super::body::Progress>>,
     accounted: bool,
-    _active: Active,
+    /// Keeps the connection from being taken for idle.
+    pub(super) active: Active,
     /// Held until the end: the endpoint's load, the circuit breakers' permits.
     pub held: forward::Held,
 }
@@ -106,7 +106,7 @@ impl Drop for Finish {
 
 /// `grpc-status` of headers or trailers.
 pub fn grpc_status(headers: &HeaderMap) -> Option<u32> {
-    headers.get("grpc-status")?.to_str().ok()?.parse().ok()
+    headers.get(&names::GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
 /// What the later stages need of a request.
@@ -155,7 +155,7 @@ impl Exchange {
             headers.insert(names::ORIGINAL_HOST, original);
         }
         if append {
-            headers::append(headers, HeaderName::from_static(names::FORWARDED_HOST), &self.authority);
+            headers::append(headers, names::FORWARDED_HOST, &self.authority);
         }
         self.authority = authority;
     }
@@ -224,7 +224,7 @@ pub async fn handle(
         worker: worker.clone(),
         progress: None,
         accounted: false,
-        _active: active,
+        active,
         held: forward::Held::default(),
     };
     if !finish.logs.is_empty() {
@@ -410,7 +410,8 @@ fn prepare(
     if http1 {
         framing(&parts)?;
     }
-    if parts.headers.len() > chain.max_headers as usize || head_size(&parts) > u64::from(chain.max_head_bytes) {
+    let fields = fields_size(&parts.headers);
+    if parts.headers.len() > chain.max_headers as usize || head_size(&parts, fields) > u64::from(chain.max_head_bytes) {
         return Err(Early::Error(Error::HeadTooLarge));
     }
     if version == Version::HTTP_10 && !chain.accept_http_10 {
@@ -468,7 +469,7 @@ fn prepare(
     }
     let grpc = is_grpc(&parts.headers);
     finish.record.grpc = grpc;
-    finish.record.head_bytes.0 = fields_size(&parts.headers);
+    finish.record.head_bytes.0 = fields;
     headers::strip_hop_by_hop(&mut parts.headers);
     if !http1 {
         headers::join_cookies(&mut parts.headers);
@@ -489,7 +490,7 @@ fn prepare(
     {
         let told = parts.headers.remove(names::PEER_METADATA);
         parts.headers.remove(names::PEER_METADATA_ID);
-        finish.record.source_peer = told.and_then(|value| Peer::decode(value.as_bytes())).map(Arc::new);
+        finish.record.source_peer = told.and_then(|value| place.peer(&value));
     }
     Ok(Exchange { worker, place, chain, snapshot, parts, authority, scheme, version, upgrade, grpc, client })
 }
@@ -570,10 +571,10 @@ fn stripped(chain: &HttpChain, port: u16, authority: String) -> String {
     }
 }
 
-/// Bytes of a head, about as they were sent.
-fn head_size(parts: &http::request::Parts) -> u64 {
+/// Bytes of a head with so many bytes of fields, about as they were sent.
+fn head_size(parts: &http::request::Parts, fields: u64) -> u64 {
     let target = parts.uri.path_and_query().map_or(0, |path| path.as_str().len());
-    fields_size(&parts.headers) + target as u64 + 16
+    fields + target as u64 + 16
 }
 
 fn fields_size(headers: &HeaderMap) -> u64 {

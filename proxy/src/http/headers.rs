@@ -5,21 +5,18 @@ use std::net::IpAddr;
 
 use http::header::{CONNECTION, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, header};
-use mesh_proto::names::header as names;
 
-use super::{ForwardClientCert, Forwarded};
+use super::{ForwardClientCert, Forwarded, names};
 use crate::listener::ConnInfo;
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const XFF: HeaderName = HeaderName::from_static(names::FORWARDED_FOR);
-const XFP: HeaderName = HeaderName::from_static(names::FORWARDED_PROTO);
-const XFCC: HeaderName = HeaderName::from_static(names::FORWARDED_CLIENT_CERT);
-const REQUEST_ID: HeaderName = HeaderName::from_static(names::REQUEST_ID);
 
 /// Removes what belongs to one connection only (RFC 9110, section 7.6.1).
 pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
+    if only_keep_alive(headers) {
+        headers.remove(CONNECTION);
+    } else if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
             .iter()
@@ -50,6 +47,15 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
+/// True if `connection` says only whether the connection stays, as it nearly always does.
+fn only_keep_alive(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(CONNECTION).iter();
+    let only = lines.next().map(HeaderValue::as_bytes);
+    let plain =
+        only.is_some_and(|text| text.eq_ignore_ascii_case(b"keep-alive") || text.eq_ignore_ascii_case(b"close"));
+    plain && lines.next().is_none()
+}
+
 /// Writes the client's address and scheme, and removes what an outside client may not say. Returns the client's address.
 ///
 /// With `use_remote_address` we are the edge: the socket's peer is the client (or `trusted_hops` before it).
@@ -59,7 +65,7 @@ pub fn forwarded(headers: &mut HeaderMap, conn: &ConnInfo, settings: &Forwarded,
     let client = client(&listed(headers), peer, settings);
     if settings.use_remote_address {
         if !settings.skip_append {
-            append(headers, XFF, &peer.to_string());
+            append(headers, names::FORWARDED_FOR, &peer.to_string());
         }
         // No address counts as internal by itself, as in Envoy since 1.33: a private address may well be a stranger's.
         let reserved: Vec<HeaderName> = headers
@@ -76,11 +82,11 @@ pub fn forwarded(headers: &mut HeaderMap, conn: &ConnInfo, settings: &Forwarded,
         if let Ok(address) = HeaderValue::try_from(client.to_string()) {
             headers.insert(names::EXTERNAL_ADDRESS, address);
         }
-        if settings.trusted_hops == 0 || !headers.contains_key(XFP) {
-            headers.insert(XFP, HeaderValue::from_static(scheme));
+        if settings.trusted_hops == 0 || !headers.contains_key(names::FORWARDED_PROTO) {
+            headers.insert(names::FORWARDED_PROTO, HeaderValue::from_static(scheme));
         }
-    } else if !headers.contains_key(XFP) {
-        headers.insert(XFP, HeaderValue::from_static(scheme));
+    } else if !headers.contains_key(names::FORWARDED_PROTO) {
+        headers.insert(names::FORWARDED_PROTO, HeaderValue::from_static(scheme));
     }
     headers.remove(names::INTERNAL);
     client
@@ -88,7 +94,7 @@ pub fn forwarded(headers: &mut HeaderMap, conn: &ConnInfo, settings: &Forwarded,
 
 /// All entries of `x-forwarded-for`, in order.
 fn listed(headers: &HeaderMap) -> Vec<String> {
-    let lines = headers.get_all(XFF).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let lines = headers.get_all(names::FORWARDED_FOR).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
     lines.flat_map(|line| line.split(',').map(|entry| entry.trim().to_owned()).collect::<Vec<_>>()).collect()
 }
 
@@ -141,18 +147,18 @@ pub fn client_certificate(headers: &mut HeaderMap, conn: &ConnInfo, settings: &F
     let peer = conn.tls.as_ref().and_then(|tls| tls.peer.as_ref().map(|peer| (tls, peer)));
     let Some((tls, peer)) = peer else {
         if settings.client_cert != F::AlwaysForwardOnly {
-            headers.remove(XFCC);
+            headers.remove(names::FORWARDED_CLIENT_CERT);
         }
         return;
     };
     match settings.client_cert {
         F::AlwaysForwardOnly | F::ForwardOnly => return,
         F::Sanitize => {
-            headers.remove(XFCC);
+            headers.remove(names::FORWARDED_CLIENT_CERT);
             return;
         }
         F::SanitizeSet => {
-            headers.remove(XFCC);
+            headers.remove(names::FORWARDED_CLIENT_CERT);
         }
         F::AppendForward => {}
     }
@@ -182,17 +188,17 @@ pub fn client_certificate(headers: &mut HeaderMap, conn: &ConnInfo, settings: &F
             let _ = write!(element, ";DNS={name}");
         }
     }
-    append(headers, XFCC, &element);
+    append(headers, names::FORWARDED_CLIENT_CERT, &element);
 }
 
 /// Gives the request an id unless it has one that may stay.
 pub fn request_id(headers: &mut HeaderMap, edge: bool, keep_external: bool, random: u128) {
-    if headers.contains_key(REQUEST_ID) && (!edge || keep_external) {
+    if headers.contains_key(names::REQUEST_ID) && (!edge || keep_external) {
         return;
     }
     let id = uuid::Builder::from_random_bytes(random.to_be_bytes()).into_uuid();
     if let Ok(value) = HeaderValue::try_from(id.to_string()) {
-        headers.insert(REQUEST_ID, value);
+        headers.insert(names::REQUEST_ID, value);
     }
 }
 
@@ -236,8 +242,8 @@ mod tests {
             ),
         ] {
             let mut headers = map(lines);
-            append(&mut headers, XFF, "9.9.9.9");
-            let lines: Vec<_> = headers.get_all(XFF).iter().collect();
+            append(&mut headers, names::FORWARDED_FOR, "9.9.9.9");
+            let lines: Vec<_> = headers.get_all(names::FORWARDED_FOR).iter().collect();
             assert_eq!(lines, [expected]);
         }
     }
@@ -262,7 +268,7 @@ mod tests {
             let settings = Forwarded { use_remote_address: edge, trusted_hops: hops, ..Forwarded::default() };
             let mut headers = HeaderMap::new();
             for line in lines {
-                headers.append(XFF, HeaderValue::from_static(line));
+                headers.append(names::FORWARDED_FOR, HeaderValue::from_static(line));
             }
             let peer = "9.9.9.9".parse().unwrap();
             assert_eq!(client(&listed(&headers), peer, &settings).to_string(), expected, "{edge} {hops} {lines:?}");

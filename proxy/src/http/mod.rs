@@ -17,6 +17,7 @@ pub mod forward;
 pub mod handle;
 pub mod headers;
 mod linger;
+pub mod names;
 pub mod normalize;
 mod reply;
 pub mod serve;

@@ -7,11 +7,11 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderValue, LOCATION};
 use http::{Response, StatusCode, Version};
-use mesh_proto::names::header as names;
 
 use super::body::ResponseBody;
 use super::error::Error;
 use super::handle::Finish;
+use super::names;
 use crate::telemetry::record::Flags;
 
 /// Answers with an error of ours.

@@ -209,6 +209,17 @@ pub fn refused(rbac: &[Arc<Rbac>], conn: &ConnInfo) -> Option<String> {
     })
 }
 
+impl Downstream {
+    /// Resolves when the socket has something to read. What TLS has read and kept is not counted.
+    pub async fn readable(&self) -> io::Result<()> {
+        let socket = match self {
+            Self::Plain(stream) => stream.get_ref(),
+            Self::Tls(stream) => stream.get_ref().0.get_ref(),
+        };
+        socket.readable().await
+    }
+}
+
 mod stream {
     //! Reading and writing a client's stream.
 

@@ -57,6 +57,8 @@ pub struct ListenerStats {
     pub total: AtomicU64,
     /// Open now.
     pub active: AtomicU64,
+    /// Open, and idle for so long that only their sockets are kept.
+    pub parked: AtomicU64,
     /// Taken by no filter chain.
     pub no_chain: AtomicU64,
     /// Whose TLS handshake failed.

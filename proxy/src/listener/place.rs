@@ -4,17 +4,18 @@
 //! something that workers share would take a lock of it whenever it wakes.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
+use http::HeaderValue;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::accept::refused;
 use super::chain::Seen;
-use super::{ConnInfo, FilterChain, Listener};
+use super::{ConnInfo, FilterChain, Listener, ListenerStats};
 use crate::drain::Phase;
+use crate::telemetry::peer::Peer;
 use crate::worker::Worker;
 
 /// What a connection was told of its end.
@@ -41,11 +42,13 @@ pub struct Place {
     ending: Cell<Ending>,
     told: Notify,
     places: Rc<Places>,
+    /// The peer metadata that came last on this connection, and what it says: a peer says the same with each request.
+    peer: RefCell<Option<(HeaderValue, Option<Arc<Peer>>)>>,
 }
 
 /// The connections of a worker.
 #[derive(Debug, Default)]
-pub struct Places(RefCell<HashMap<u64, Weak<Place>>>);
+pub struct Places(RefCell<foldhash::HashMap<u64, Weak<Place>>>);
 
 impl Places {
     /// Connections now.
@@ -97,10 +100,29 @@ impl Place {
         let current = RefCell::new((0, listener, chain));
         let ending = Cell::new(ending_of(worker.drain.phase()));
         let (gone, told, places) = (Cell::new(false), Notify::new(), worker.places.clone());
-        let place = Rc::new(Self { conn, seen, current, gone, ending, told, places });
+        let peer = RefCell::default();
+        let place = Rc::new(Self { conn, seen, current, gone, ending, told, places, peer });
         worker.places.0.borrow_mut().insert(place.conn.id, Rc::downgrade(&place));
         place.look(worker);
         place
+    }
+
+    /// Who the peer is by its metadata header.
+    pub fn peer(&self, metadata: &HeaderValue) -> Option<Arc<Peer>> {
+        let mut known = self.peer.borrow_mut();
+        match &*known {
+            Some((last, peer)) if last == metadata => peer.clone(),
+            _ => {
+                let peer = Peer::decode(metadata.as_bytes()).map(Arc::new);
+                *known = Some((metadata.clone(), peer.clone()));
+                peer
+            }
+        }
+    }
+
+    /// Counts of the listener.
+    pub fn stats(&self) -> Arc<ListenerStats> {
+        self.current.borrow().1.stats.clone()
     }
 
     /// What was seen of the connection before it was given a chain.

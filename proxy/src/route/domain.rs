@@ -2,12 +2,10 @@
 //!
 //! Source: <https://www.envoyproxy.io/docs/envoy/latest/api-v3/config/route/v3/route_components.proto> (`domains`).
 
-use std::collections::HashMap;
-
 /// Domains compiled for lookup. All are kept in lower case.
 #[derive(Debug, Default)]
 pub struct DomainIndex {
-    exact: HashMap<Box<str>, usize>,
+    exact: foldhash::HashMap<Box<str>, usize>,
     /// `*.b`: by what follows the star, longest first.
     suffixes: Vec<(Box<str>, usize)>,
     /// `a.*`: by what precedes the star, longest first.

@@ -1,7 +1,6 @@
 //! Istio's standard metrics (MT1–MT5): which labels a request has, and handles that are resolved once for each set of them.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,7 +128,7 @@ impl Metrics {
 }
 
 /// What tells one set of labels from another. Pointers are kept alive by the entry they lead to.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct HandleKey {
     stats: usize,
     cluster: usize,
@@ -142,6 +141,17 @@ struct HandleKey {
     flags: u32,
     grpc_status: Option<u32>,
     mutual: bool,
+}
+
+impl std::hash::Hash for HandleKey {
+    /// Of the peers only what nearly always tells them apart: most requests come from few.
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        let (grpc, mutual) = (self.grpc_status.map_or(u32::MAX, |status| status), u8::from(self.mutual));
+        (self.stats, self.cluster, self.endpoint_peer).hash(state);
+        (self.status, self.flags, grpc, self.protocol << 1 | mutual).hash(state);
+        self.source_peer.as_ref().and_then(|peer| peer.workload.as_deref()).hash(state);
+        self.source_principal.hash(state);
+    }
 }
 
 /// What the pointers of a [`HandleKey`] point to.
@@ -159,7 +169,7 @@ struct Handles {
 /// The metrics as one worker uses them: handles by set of labels, no lock.
 pub struct Local {
     metrics: Arc<Metrics>,
-    handles: RefCell<HashMap<HandleKey, Rc<Handles>>>,
+    handles: RefCell<foldhash::HashMap<HandleKey, Rc<Handles>>>,
     cleared: std::cell::Cell<Instant>,
 }
 

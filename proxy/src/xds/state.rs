@@ -22,7 +22,7 @@ use crate::dns;
 use crate::http::RouteSource;
 use crate::listener::{ChainProtocol, Listener};
 use crate::route::RouteTable;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, Table};
 
 /// For how long a cluster that was removed is kept while something still refers to it.
 const LINGER: Duration = FETCH_TIMEOUT;
@@ -672,11 +672,11 @@ fn is_over(since: Instant, patience: Option<Duration>, now: Instant) -> bool {
     patience.is_some_and(|patience| now >= since + patience)
 }
 
-fn shown<H, T>(map: &IndexMap<Name, Held<H>>, live: impl Fn(&H) -> Option<&Arc<T>>) -> IndexMap<Name, Arc<T>> {
+fn shown<H, T>(map: &IndexMap<Name, Held<H>>, live: impl Fn(&H) -> Option<&Arc<T>>) -> Table<T> {
     map.iter().filter_map(|(name, held)| live(&held.value).map(|live| (name.clone(), live.clone()))).collect()
 }
 
-fn equal<T>(a: &IndexMap<Name, Arc<T>>, b: &IndexMap<Name, Arc<T>>) -> bool {
+fn equal<T>(a: &Table<T>, b: &Table<T>) -> bool {
     a.len() == b.len() && a.iter().all(|(name, one)| b.get(name).is_some_and(|other| Arc::ptr_eq(one, other)))
 }
 

@@ -11,6 +11,7 @@ mod hostile;
 mod hostile_http2;
 mod http;
 mod limits;
+mod parked;
 mod support;
 mod tcp;
 mod upgrade;

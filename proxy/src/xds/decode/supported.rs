@@ -428,10 +428,9 @@ mod tests {
 
     #[test]
     fn every_line_names_a_message_and_fields_that_exist() {
+        let pool = mesh_proto::descriptor::pool();
         for (key, fields) in TABLE {
-            let full = |key: &str| {
-                mesh_proto::descriptor::pool().all_messages().find(|message| short(message.full_name()) == key)
-            };
+            let full = |key: &str| pool.all_messages().find(|message| short(message.full_name()) == key);
             let message = full(key).or_else(|| {
                 let (parent, field) = key.rsplit_once('.')?;
                 match full(parent)?.get_field_by_name(field)?.kind() {
