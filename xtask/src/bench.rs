@@ -10,6 +10,7 @@ mod report;
 mod system;
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -45,6 +46,9 @@ pub struct Arguments {
 const CONNECTIONS: u32 = 32;
 /// Idle connections of the memory phase.
 const IDLE_CONNECTIONS: usize = 1_000;
+
+/// How long after its last event a proxy's memory is read.
+const SETTLED_AFTER: Duration = Duration::from_secs(12);
 
 /// Installs what is needed, measures, prints a table.
 pub fn run(arguments: &Arguments) -> Result<()> {
@@ -86,7 +90,7 @@ fn measure(
     peer: Peer,
 ) -> Result<Sample> {
     let running = Running::start(programs, home, topology, peer)?;
-    let idle = resident(&running.proxies)?;
+    let idle = settled(&running.proxies)?;
     let url = format!("http://127.0.0.1:{}/", running.listen);
     let http2 = topology == Topology::Http2;
     load::run(&url, http2, CONNECTIONS, 2_000, None, &running.folder)?;
@@ -116,7 +120,9 @@ fn cpu(proxies: &[Tree]) -> Result<f64> {
     proxies.iter().map(Tree::cpu_seconds).sum()
 }
 
-fn resident(proxies: &[Tree]) -> Result<f64> {
+/// Resident memory when it has come to rest: proxies give back what starting, or a burst, has cost them.
+fn settled(proxies: &[Tree]) -> Result<f64> {
+    std::thread::sleep(SETTLED_AFTER);
     proxies.iter().map(Tree::resident_mib).sum()
 }
 
@@ -126,5 +132,5 @@ fn connected(running: &Running) -> Result<f64> {
     for _ in 0..IDLE_CONNECTIONS {
         open.push(load::one_request(running.listen)?);
     }
-    resident(&running.proxies)
+    settled(&running.proxies)
 }
