@@ -27,8 +27,9 @@ use crate::telemetry::stats::Metrics;
 use crate::tls::SecretStore;
 use crate::worker::NodeHeaders;
 use crate::xds::decode::{At, Context};
+use crate::xds::kind::Kind;
 use crate::xds::publisher::Publisher;
-use crate::xds::state::{Kind, Origin, Resource, State, Update};
+use crate::xds::state::{Origin, Resource, State, Update};
 use crate::xds::{client, file};
 
 /// How often metrics are tidied.

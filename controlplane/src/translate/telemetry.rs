@@ -46,10 +46,10 @@ const JSON: &[(&str, &str)] = &[
 
 /// The access logs of a node's side, for chains and connection managers.
 pub fn access_logs(context: &PushContext, node: &Node, direction: Direction) -> Vec<accesslog::AccessLog> {
-    context.access_logging(node, direction).iter().map(|log| file_log(log, node)).collect()
+    context.access_logging(node, direction).iter().map(file_log).collect()
 }
 
-fn file_log(log: &AccessLog, node: &Node) -> accesslog::AccessLog {
+fn file_log(log: &AccessLog) -> accesslog::AccessLog {
     use core::substitution_format_string::Format;
     let text = |line: &str| {
         Format::TextFormatSource(core::DataSource {
@@ -70,8 +70,7 @@ fn file_log(log: &AccessLog, node: &Node) -> accesslog::AccessLog {
         access_log_format: Some(file_access_log::file_access_log::AccessLogFormat::LogFormat(
             core::SubstitutionFormatString {
                 format: Some(format),
-                // Our own proxy writes every key that it was given.
-                omit_empty_values: log.omit_empty && !node.ferromesh,
+                omit_empty_values: log.omit_empty,
                 ..Default::default()
             },
         )),

@@ -109,11 +109,10 @@ fn without_effect(check: &mut Check<'_>, given: &serde_json::Map<String, serde_j
             }
             ("extensionProviders", _) => {
                 for (index, provider) in value.as_array().into_iter().flatten().enumerate() {
-                    if provider.get("envoyFileAccessLog").is_none() {
-                        check.warning(
-                            &at.index(index),
-                            "has no effect yet; only envoyFileAccessLog is read, so remove it",
-                        );
+                    let at = at.index(index);
+                    match provider.get("envoyFileAccessLog") {
+                        Some(file) => file_access_log(check, &at.field("envoyFileAccessLog"), file),
+                        None => check.warning(&at, "has no effect yet; only envoyFileAccessLog is read, so remove it"),
                     }
                 }
             }
@@ -132,6 +131,30 @@ fn without_effect(check: &mut Check<'_>, given: &serde_json::Map<String, serde_j
     }
 }
 
+/// `envoyFileAccessLog` of an extension provider.
+fn file_access_log(check: &mut Check<'_>, at: &At, file: &serde_json::Value) {
+    only(check, at, file, &["path", "logFormat", "omitEmptyValues"]);
+    let (at, format) = (at.field("logFormat"), &file["logFormat"]);
+    only(check, &at, format, &["text", "labels"]);
+    for (name, label) in format["labels"].as_object().into_iter().flatten() {
+        if !label.is_string() {
+            check.error(
+                &at.field("labels").field(name),
+                "is not a text; write one, with what it is to hold as `%NAME%`",
+            );
+        }
+    }
+}
+
+/// Reports fields that nothing reads.
+fn only(check: &mut Check<'_>, at: &At, value: &serde_json::Value, honoured: &[&str]) {
+    for field in value.as_object().into_iter().flat_map(|fields| fields.keys()) {
+        if !honoured.contains(&field.as_str()) {
+            check.warning(&at.field(field), "has no effect yet; remove it");
+        }
+    }
+}
+
 /// What the control plane makes of a proxy's settings (PC3, PC4); the rest is the proxy's own business.
 fn default_config(check: &mut Check<'_>, at: &At, name: &str, value: &serde_json::Value) {
     let honoured: &[&str] = match name {
@@ -143,10 +166,13 @@ fn default_config(check: &mut Check<'_>, at: &At, name: &str, value: &serde_json
             return check.warning(at, "has no effect: proxies are started with their own settings; set it there");
         }
     };
-    for field in value.as_object().into_iter().flat_map(|fields| fields.keys()) {
-        if !honoured.contains(&field.as_str()) {
-            check.warning(&at.field(field), "has no effect yet; remove it");
-        }
+    only(check, at, value, honoured);
+    if value["setCurrentClientCertDetails"]["chain"] == true {
+        let at = at.field("setCurrentClientCertDetails").field("chain");
+        check.warning(
+            &at,
+            "has no effect but in a stock Envoy: the mesh's proxies tell of the certificate alone; use cert",
+        );
     }
 }
 

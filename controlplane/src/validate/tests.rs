@@ -823,7 +823,7 @@ data:
       concurrency: 2
     extensionProviders:
     - name: file
-      envoyFileAccessLog: {path: /dev/stderr}
+      envoyFileAccessLog: {path: /dev/stderr, logFormat: {labels: {a: {}}}, format: b}
     - name: otel
     localityLbSetting: {distribute: [], failover: [{from: a, to: b}]}
     defaultProviders: {accessLogging: [file], metrics: [prometheus]}
@@ -833,6 +833,8 @@ a.yaml:8:5: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.enableTrac
 a.yaml:9:5: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.enablePrometheusMerge: false has no effect yet: the application's metrics are always merged; remove it
 a.yaml:10:5: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.trustDomian: is not a field of MeshConfig, so it has no effect; remove it or correct its name
 a.yaml:12:7: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.defaultConfig.concurrency: has no effect: proxies are started with their own settings; set it there
+a.yaml:15:68: error[IST0106]: ConfigMap istio-system/istio: data.mesh.extensionProviders[0].envoyFileAccessLog.logFormat.labels.a: is not a text; write one, with what it is to hold as `%NAME%`
+a.yaml:15:77: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.extensionProviders[0].envoyFileAccessLog.format: has no effect yet; remove it
 a.yaml:16:7: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.extensionProviders[1]: has no effect yet; only envoyFileAccessLog is read, so remove it
 a.yaml:17:25: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.localityLbSetting.distribute: has no effect yet; use failover, or remove it
 a.yaml:18:47: warning[IST0106]: ConfigMap istio-system/istio: data.mesh.defaultProviders.metrics: has no effect yet; remove it

@@ -78,6 +78,30 @@ async fn serve(mut stream: TcpStream, moved: Arc<AtomicU64>, gate: Arc<Semaphore
     }
 }
 
+/// The mesh of a test, and what there was before it.
+struct Stage {
+    mesh: Mesh,
+    base: Base,
+}
+
+impl Stage {
+    async fn start() -> Result<Self> {
+        let mesh = Mesh::builder().service("echo", 1).client("client").start().await?;
+        let base = Base::of(&mesh, &["client", "echo-v1"]).await?;
+        Ok(Self { mesh, base })
+    }
+
+    /// The others were served to the end, and nothing of the test is left.
+    async fn leaves_nothing(self, crowd: Crowd) -> Result<()> {
+        crowd.more(5).await;
+        crowd.stop().await;
+        self.mesh.delete("slow").await?;
+        self.base.returns(&self.mesh).await?;
+        self.mesh.stop().await;
+        Ok(())
+    }
+}
+
 /// Waits until a count moves no more, and returns it.
 async fn stands(count: &AtomicU64) -> Result<u64> {
     let mut last = (count.load(Ordering::SeqCst), Instant::now());
@@ -106,8 +130,8 @@ async fn moves(count: &AtomicU64, from: u64) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_reads_slowly_holds_up_its_server_and_nobody_else() -> Result<()> {
     let _alone = alone().await;
-    let mesh = Mesh::builder().service("echo", 1).client("client").start().await?;
-    let base = Base::of(&mesh, &["client", "echo-v1"]).await?;
+    let stage = Stage::start().await?;
+    let mesh = &stage.mesh;
     let server = Server::start().await?;
     mesh.apply_as("slow", &outside("slow", "HTTP", server.address, "", "")).await?;
     let client = mesh.client("client");
@@ -156,21 +180,16 @@ async fn a_client_that_reads_slowly_holds_up_its_server_and_nobody_else() -> Res
     drop((body, sender));
     connection.abort();
 
-    crowd.more(5).await;
-    crowd.stop().await;
-    mesh.delete("slow").await?;
     drop(server);
-    base.returns(&mesh).await?;
-    mesh.stop().await;
-    Ok(())
+    stage.leaves_nothing(crowd).await
 }
 
 /// A server that does not read holds up its client; other streams of the client's connection go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_reads_slowly_holds_up_its_client_and_nobody_else() -> Result<()> {
     let _alone = alone().await;
-    let mesh = Mesh::builder().service("echo", 1).client("client").start().await?;
-    let base = Base::of(&mesh, &["client", "echo-v1"]).await?;
+    let stage = Stage::start().await?;
+    let mesh = &stage.mesh;
     let server = Server::start().await?;
     mesh.apply_as("slow", &outside("slow", "HTTP", server.address, "", "")).await?;
     let client = mesh.client("client");
@@ -231,11 +250,6 @@ async fn a_server_that_reads_slowly_holds_up_its_client_and_nobody_else() -> Res
     drop((answer, sender));
     connection.abort();
 
-    crowd.more(5).await;
-    crowd.stop().await;
-    mesh.delete("slow").await?;
     drop(server);
-    base.returns(&mesh).await?;
-    mesh.stop().await;
-    Ok(())
+    stage.leaves_nothing(crowd).await
 }

@@ -329,6 +329,34 @@ async fn text_lines_are_istios() -> Result<()> {
     Ok(())
 }
 
+/// AL4, MC11: a log of the mesh's own making has the fields that it names, and without those that are empty if it says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_log_of_the_mesh_has_its_own_fields() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("own.log");
+    let labels = "{path: '%REQ(:PATH)%', missing: '%REQ(X-MISSING)%', both: 'a%REQ(X-MISSING)%b'}";
+    let provider = format!(
+        "{{name: own, envoyFileAccessLog: {{path: {}, omitEmptyValues: true, logFormat: {{labels: {labels}}}}}}}",
+        file.display()
+    );
+    let mesh = Mesh::builder()
+        .service("owned", 1)
+        .client("client")
+        .mesh_config(&format!("extensionProviders: [{provider}]\ndefaultProviders: {{accessLogging: [own]}}"))
+        .start()
+        .await?;
+    assert_eq!(mesh.client("client").get("http://owned/own").status().await, 200);
+    let lines = eventually(DEADLINE, async || {
+        let lines = std::fs::read_to_string(&file)?;
+        ensure!(lines.lines().count() == 2, "{lines}");
+        Ok(lines)
+    })
+    .await?;
+    assert!(lines.lines().all(|line| line == r#"{"both":"ab","path":"/own"}"#), "{lines}");
+    mesh.stop().await;
+    Ok(())
+}
+
 /// AL5: response flags say why there was no answer of the application's.
 #[test]
 fn response_flags_say_why() {

@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 
 use crate::app::Running;
 use crate::balance::{Address, Cluster, Endpoint};
-use crate::xds::state::{Kind, Origin};
+use crate::xds::kind::Kind;
+use crate::xds::state::Origin;
 
 struct Host<'e> {
     endpoint: &'e Endpoint,

@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::Query;
 use crate::app::Running;
-use crate::xds::state::{Kind, Origin, Refused, Shown, State};
+use crate::xds::kind::Kind;
+use crate::xds::state::{Origin, Refused, Shown, State};
 
 /// `[redacted]` in base64, as Envoy writes it.
 const REDACTED: &str = "W3JlZGFjdGVkXQ==";

@@ -12,7 +12,7 @@ use crate::app::Running;
 use crate::balance::Resource;
 use crate::drain::Phase;
 use crate::runtime::PoolCounts;
-use crate::xds::state::Kind;
+use crate::xds::kind::Kind;
 
 /// A number with its names.
 struct Stat {

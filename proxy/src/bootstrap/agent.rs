@@ -16,7 +16,7 @@ use crate::identity;
 use crate::identity::files::Mounted;
 use crate::telemetry::peer::Fields;
 use crate::xds::client::{KEEPALIVE, Protocol, ServerTrust, Settings as Ads, Target};
-use crate::xds::state::Kind;
+use crate::xds::kind::Kind;
 
 /// Where Istio's injection mounts the token.
 pub const TOKEN_FILE: &str = "./var/run/secrets/tokens/istio-token";

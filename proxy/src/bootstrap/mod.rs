@@ -17,7 +17,7 @@ use crate::identity;
 use crate::telemetry::peer::Fields;
 use crate::xds::client::{KEEPALIVE, Protocol, Settings, Target};
 use crate::xds::decode::{At, Decoded, Refusal, listener, required};
-use crate::xds::state::Kind;
+use crate::xds::kind::Kind;
 
 /// Everything a proxy is told at its start.
 #[derive(Debug, Clone, Default)]

@@ -71,6 +71,7 @@ fn write_lines(sink: Box<dyn std::io::Write + Send>, lines: &Receiver<String>) {
 #[derive(Debug)]
 pub struct AccessLog {
     format: Format,
+    omit_empty: bool,
     writer: Arc<Writer>,
 }
 
@@ -222,9 +223,10 @@ fn operator(text: &str) -> Result<Operator, String> {
 }
 
 impl AccessLog {
-    /// A log of this format.
-    pub fn new(format: Format, writer: Arc<Writer>) -> Self {
-        Self { format, writer }
+    /// A log of this format. With `omit_empty` a value that is not there is nothing in a text, where it would be `-`, and has no key in
+    /// JSON, where it would be `null` (Envoy's `omit_empty_values`).
+    pub fn new(format: Format, omit_empty: bool, writer: Arc<Writer>) -> Self {
+        Self { format, omit_empty, writer }
     }
 
     /// Writes a line.
@@ -232,19 +234,10 @@ impl AccessLog {
         let line = match &self.format {
             Format::Text(operators) => {
                 let mut line = String::with_capacity(512);
-                for operator in operators {
-                    match operator {
-                        Operator::Text(text) => line.push_str(text),
-                        Operator::Value(value, length) => {
-                            let text = render(value, record);
-                            let text = text.as_deref().unwrap_or("-");
-                            line.push_str(cut(text, *length));
-                        }
-                    }
-                }
+                text_of(operators, record, self.omit_empty, &mut line);
                 line
             }
-            Format::Json(fields) => json_line(fields, record),
+            Format::Json(fields) => json_line(fields, record, self.omit_empty),
         };
         if self.writer.queue.try_send(line).is_err() {
             self.writer.dropped.fetch_add(1, Ordering::Relaxed);
@@ -252,12 +245,26 @@ impl AccessLog {
     }
 }
 
-fn json_line(fields: &[(String, Vec<Operator>)], record: &Record) -> String {
+/// Appends a text, with a stand-in for values that are not there.
+fn text_of(operators: &[Operator], record: &Record, omit_empty: bool, text: &mut String) {
+    let missing = if omit_empty { "" } else { "-" };
+    for operator in operators {
+        match operator {
+            Operator::Text(piece) => text.push_str(piece),
+            Operator::Value(value, length) => {
+                text.push_str(cut(render(value, record).as_deref().unwrap_or(missing), *length));
+            }
+        }
+    }
+}
+
+fn json_line(fields: &[(String, Vec<Operator>)], record: &Record, omit_empty: bool) -> String {
     let mut map = serde_json::Map::with_capacity(fields.len());
     for (key, operators) in fields {
         let value = match operators.as_slice() {
             // A single operator keeps its type, as Envoy's JSON does.
             [Operator::Value(value, length)] => match render(value, record) {
+                None if omit_empty => continue,
                 None => serde_json::Value::Null,
                 Some(text) if is_number(value) => {
                     text.parse::<u64>().map_or_else(|_| text.clone().into(), serde_json::Value::from)
@@ -266,14 +273,7 @@ fn json_line(fields: &[(String, Vec<Operator>)], record: &Record) -> String {
             },
             operators => {
                 let mut text = String::new();
-                for operator in operators {
-                    match operator {
-                        Operator::Text(piece) => text.push_str(piece),
-                        Operator::Value(value, length) => {
-                            text.push_str(cut(render(value, record).as_deref().unwrap_or("-"), *length));
-                        }
-                    }
-                }
+                text_of(operators, record, omit_empty, &mut text);
                 text.into()
             }
         };

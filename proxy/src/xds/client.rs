@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue};
 use tonic::transport::{Channel, Endpoint, Uri};
 
+use super::kind::Kind;
 use super::publisher::Publisher;
-use super::state::{Kind, Origin, Refused, Update};
+use super::state::{Origin, Refused, Update};
 use super::subscription::{Accepted, Delta, Sotw};
 use crate::Name;
 use crate::balance::PickRequest;

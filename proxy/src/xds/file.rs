@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 use mesh_proto::xds::discovery;
 use tokio_util::sync::CancellationToken;
 
+use super::kind::Kind;
 use super::publisher::Publisher;
-use super::state::{Kind, Origin, Resource, Update};
+use super::state::{Origin, Resource, Update};
 
 /// How often the file is looked at; the same on every file system and behind symbolic links.
 const EVERY: Duration = Duration::from_millis(250);

@@ -5,6 +5,7 @@
 pub mod client;
 pub mod decode;
 pub mod file;
+pub mod kind;
 pub mod publisher;
 pub mod state;
 pub mod subscription;

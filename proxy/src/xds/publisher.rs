@@ -13,7 +13,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::state::{Kind, Origin, Refused, State, Update};
+use super::kind::Kind;
+use super::state::{Origin, Refused, State, Update};
 use crate::Name;
 use crate::balance::dns;
 use crate::runtime::Workers;

@@ -11,11 +11,12 @@ use std::time::{Duration, SystemTime};
 
 use indexmap::IndexMap;
 use mesh_proto::istio::nds::NameTable;
-use mesh_proto::xds::{cluster, endpoint, listener, route, tls, type_url, wkt};
+use mesh_proto::xds::{cluster, endpoint, listener, route, tls, wkt};
 use tokio::time::Instant;
 
 use super::decode::http::FETCH_TIMEOUT;
 use super::decode::{self, Context, Decoded, Refusal, supported, unpack};
+use super::kind::{Kind, name_of};
 use crate::Name;
 use crate::balance::{Cluster, Discovery, EndpointSpec, Transport};
 use crate::dns;
@@ -26,54 +27,6 @@ use crate::snapshot::{Snapshot, Table};
 
 /// For how long a cluster that was removed is kept while something still refers to it.
 const LINGER: Duration = FETCH_TIMEOUT;
-
-/// What a name table is called that comes without a name.
-const NAME_TABLE: &str = "name-table";
-
-/// A type of resource, in the order in which they are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// Clusters (CDS).
-    Cluster,
-    /// Endpoints (EDS).
-    Endpoint,
-    /// Listeners (LDS).
-    Listener,
-    /// Route tables (RDS).
-    Route,
-    /// Secrets (SDS).
-    Secret,
-    /// Names for the workload's DNS (NDS).
-    NameTable,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route, Self::Secret, Self::NameTable];
-
-    /// The type URL.
-    pub fn type_url(self) -> &'static str {
-        match self {
-            Self::Cluster => type_url::CLUSTER,
-            Self::Endpoint => type_url::ENDPOINT,
-            Self::Listener => type_url::LISTENER,
-            Self::Route => type_url::ROUTE,
-            Self::Secret => type_url::SECRET,
-            Self::NameTable => type_url::NAME_TABLE,
-        }
-    }
-
-    /// The kind of a type URL.
-    pub fn of(url: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.type_url() == url)
-    }
-
-    /// True for those of which all are wanted; of the others only what is referred to.
-    pub fn is_wildcard(self) -> bool {
-        matches!(self, Self::Cluster | Self::Listener | Self::NameTable)
-    }
-}
 
 /// Where a resource came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -638,29 +591,6 @@ impl<T> Held<T> {
 
     fn frame(&mut self) -> (&Vec<u8>, Origin, &mut String) {
         (&self.body, self.origin, &mut self.version)
-    }
-}
-
-/// The name that a resource has by its body; it must be the one by which it was sent.
-fn name_of(kind: Kind, resource: &Resource) -> Result<Name, (Name, Refusal)> {
-    use prost::Message;
-    let told: Name = resource.name.as_deref().unwrap_or_default().into();
-    let body = resource.body.as_slice();
-    let own = match kind {
-        Kind::Cluster => cluster::Cluster::decode(body).map(|one| one.name),
-        Kind::Endpoint => endpoint::ClusterLoadAssignment::decode(body).map(|one| one.cluster_name),
-        Kind::Listener => listener::Listener::decode(body).map(|one| one.name),
-        Kind::Route => route::RouteConfiguration::decode(body).map(|one| one.name),
-        Kind::Secret => tls::Secret::decode(body).map(|one| one.name),
-        // It has no name of its own; there is one only.
-        Kind::NameTable => Ok(if told.is_empty() { NAME_TABLE.to_owned() } else { told.to_string() }),
-    };
-    match own {
-        Err(error) => Err((told, Refusal::new(format!("malformed: {error}")))),
-        Ok(own) if told.is_empty() || *told == *own => Ok(own.into()),
-        Ok(own) => {
-            Err((told, Refusal::field("name", format!("is `{own}`, but the resource was sent under another name"))))
-        }
     }
 }
 

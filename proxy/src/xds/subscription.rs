@@ -7,7 +7,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use mesh_proto::xds::{core, discovery, rpc, wkt};
 
-use super::state::{Kind, Refused, Resource, State, Update};
+use super::kind::Kind;
+use super::state::{Refused, Resource, State, Update};
 use crate::Name;
 
 /// gRPC's `INVALID_ARGUMENT`.

@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use mesh_proxy::xds::decode::Context;
-use mesh_proxy::xds::state::{Kind, Origin, Resource, State, Update};
+use mesh_proxy::xds::kind::Kind;
+use mesh_proxy::xds::state::{Origin, Resource, State, Update};
 use prost::Message;
 
 /// The golden cases that are made for other clients than this proxy.

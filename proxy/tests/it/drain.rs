@@ -179,6 +179,43 @@ async fn websocket(address: SocketAddr) -> TcpStream {
     stream
 }
 
+/// One exchange of each protocol.
+struct UnderWay {
+    one: Kept,
+    two: (h2::client::SendRequest<Bytes>, Ended),
+    answer: h2::client::ResponseFuture,
+    sender: UnboundedSender<Result<Frame<Bytes>, std::convert::Infallible>>,
+    answers: Incoming,
+    socket: TcpStream,
+    tcp: TcpStream,
+}
+
+impl UnderWay {
+    async fn start(process: &Process, app: &Application) -> Self {
+        let one = Kept::open(process.web, "/").await;
+        let (mut two, ended) = http2(process.web).await;
+        let answer = ask(&mut two, "/").await;
+        eventually("both are under way", async || app.requests() == 2).await;
+        let (sender, mut answers) = call(process.calls).await;
+        speaks(&sender, &mut answers, "before").await;
+        let socket = websocket(process.sockets).await;
+        let mut tcp = TcpStream::connect(process.raw).await.unwrap();
+        echoes(&mut tcp).await;
+        Self { one, two: (two, ended), answer, sender, answers, socket, tcp }
+    }
+
+    /// Sends the signal, and sees that all streams go on; returns when that was.
+    async fn survives_the_signal(&mut self, process: &Process) -> Instant {
+        let started = Instant::now();
+        process.terminate();
+        process.refuses().await;
+        speaks(&self.sender, &mut self.answers, "while draining").await;
+        echoes(&mut self.socket).await;
+        echoes(&mut self.tcp).await;
+        started
+    }
+}
+
 /// Idle: HTTP/1 is closed, HTTP/2 and gRPC hear GOAWAY, and the process waits for nobody.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminated_process_closes_idle_connections_in_order_and_ends() {
@@ -207,22 +244,9 @@ async fn a_terminated_process_closes_idle_connections_in_order_and_ends() {
 async fn a_terminated_process_finishes_what_is_under_way_and_ends() {
     let (app, gate) = limits::held().await;
     let process = Process::start(LONG, app.address).await;
-    let mut one = Kept::open(process.web, "/").await;
-    let (mut two, ended) = http2(process.web).await;
-    let answer = ask(&mut two, "/").await;
-    eventually("both are under way", async || app.requests() == 2).await;
-    let (sender, mut answers) = call(process.calls).await;
-    speaks(&sender, &mut answers, "before").await;
-    let mut socket = websocket(process.sockets).await;
-    let mut tcp = TcpStream::connect(process.raw).await.unwrap();
-    echoes(&mut tcp).await;
-
-    let started = Instant::now();
-    process.terminate();
-    process.refuses().await;
-    speaks(&sender, &mut answers, "while draining").await;
-    echoes(&mut socket).await;
-    echoes(&mut tcp).await;
+    let mut under_way = UnderWay::start(&process, &app).await;
+    let started = under_way.survives_the_signal(&process).await;
+    let UnderWay { mut one, two: (_two, ended), answer, sender, mut answers, socket, tcp } = under_way;
     gate.add_permits(2);
     assert!(one.answer().await.contains("connection: close"), "HTTP/1 says that it was the last");
     one.ends().await;
@@ -243,22 +267,9 @@ async fn a_terminated_process_cuts_what_does_not_finish_in_time() {
     let drain = Duration::from_secs(2);
     let (app, _gate) = limits::held().await;
     let process = Process::start(drain, app.address).await;
-    let mut one = Kept::open(process.web, "/").await;
-    let (mut two, ended) = http2(process.web).await;
-    let answer = ask(&mut two, "/").await;
-    eventually("both are under way", async || app.requests() == 2).await;
-    let (sender, mut answers) = call(process.calls).await;
-    speaks(&sender, &mut answers, "before").await;
-    let mut socket = websocket(process.sockets).await;
-    let mut tcp = TcpStream::connect(process.raw).await.unwrap();
-    echoes(&mut tcp).await;
-
-    let started = Instant::now();
-    process.terminate();
-    process.refuses().await;
-    speaks(&sender, &mut answers, "while draining").await;
-    echoes(&mut socket).await;
-    echoes(&mut tcp).await;
+    let mut under_way = UnderWay::start(&process, &app).await;
+    let started = under_way.survives_the_signal(&process).await;
+    let UnderWay { mut one, two: (_two, ended), answer, sender: _sender, mut answers, mut socket, mut tcp } = under_way;
     one.ends().await;
     assert!(started.elapsed() >= drain, "HTTP/1 was cut after {:?}", started.elapsed());
     assert!(within(answer).await.is_err(), "HTTP/2 has no answer");

@@ -1,7 +1,6 @@
 //! Circuit breakers, outlier ejection, time limits.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -106,17 +105,21 @@ async fn slow_senders_and_long_streams_are_ended() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_upload_is_not_the_responses_time() {
     let app = application(|request| async move {
+        if request.uri().path() == "/never" {
+            std::future::pending::<()>().await;
+        }
         let body = http_body_util::BodyExt::collect(request.into_body()).await.unwrap().to_bytes();
         answer(200, body)
     })
     .await;
-    let routes = "{match: {prefix: /}, route: {cluster: backend, timeout: 1s}}";
+    let routes = "{match: {prefix: /}, route: {cluster: backend, timeout: 0.5s}}";
     let (proxy, front) = Front::to(app.address).routes(routes).start().await;
     let mut stream = TcpStream::connect(front).await.unwrap();
     stream.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 6\r\n\r\n").await.unwrap();
     stream.write_all(b"uploa").await.unwrap();
-    // Longer than the route's time, which begins when everything has been sent.
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    eventually("the upload is under way", async || app.requests() == 1).await;
+    // Another request, made later, has had the route's time by now; the upload's begins when everything has been sent.
+    assert_eq!(get(front, "/never").await.status, 504);
     stream.write_all(b"d").await.unwrap();
     let mut answer = String::new();
     within(tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer)).await.unwrap();

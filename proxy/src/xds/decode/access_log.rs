@@ -23,17 +23,23 @@ fn one(raw: &accesslog::AccessLog, context: &Context) -> Decoded<AccessLog> {
     let Some(ConfigType::TypedConfig(any)) = raw.config_type.as_ref() else {
         return Err(Refusal::field("typed_config", "is required"));
     };
-    let (path, format) = if any.type_url.ends_with("file.v3.FileAccessLog") {
+    let (path, format, omit_empty) = if any.type_url.ends_with("file.v3.FileAccessLog") {
         let file: file_access_log::FileAccessLog = unpack(any).at("typed_config")?;
-        (file.path.clone(), file_format(&file).at("typed_config")?)
+        let omit_empty = match file.access_log_format.as_ref() {
+            Some(file_access_log::file_access_log::AccessLogFormat::LogFormat(format)) => format.omit_empty_values,
+            _ => false,
+        };
+        (file.path.clone(), file_format(&file).at("typed_config")?, omit_empty)
     } else if any.type_url.ends_with("stream.v3.StdoutAccessLog") {
         let stream: stream_access_log::StdoutAccessLog = unpack(any).at("typed_config")?;
         use stream_access_log::stdout_access_log::AccessLogFormat;
-        let format = match stream.access_log_format.as_ref() {
-            Some(AccessLogFormat::LogFormat(format)) => substitution(format).at("typed_config.log_format")?,
-            None => text(DEFAULT)?,
+        let (format, omit_empty) = match stream.access_log_format.as_ref() {
+            Some(AccessLogFormat::LogFormat(format)) => {
+                (substitution(format).at("typed_config.log_format")?, format.omit_empty_values)
+            }
+            None => (text(DEFAULT)?, false),
         };
-        ("/dev/stdout".to_owned(), format)
+        ("/dev/stdout".to_owned(), format, omit_empty)
     } else {
         let message = format!("`{}` is not supported; use FileAccessLog or StdoutAccessLog", any.type_url);
         return Err(Refusal::field("typed_config", message));
@@ -42,7 +48,7 @@ fn one(raw: &accesslog::AccessLog, context: &Context) -> Decoded<AccessLog> {
         .logs
         .open(&path)
         .map_err(|error| Refusal::field("typed_config.path", format!("cannot open {path}: {error}")))?;
-    Ok(AccessLog::new(format, writer))
+    Ok(AccessLog::new(format, omit_empty, writer))
 }
 
 #[allow(deprecated)]

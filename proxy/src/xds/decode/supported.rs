@@ -32,7 +32,7 @@ const TABLE: &[(&str, &str)] = &[
     ("core.HeaderValueOption", "header append append_action keep_empty_value"),
     ("core.HeaderValue", "key value"),
     ("core.RuntimeFractionalPercent", "default_value runtime_key"),
-    ("core.SubstitutionFormatString", "text_format text_format_source json_format"),
+    ("core.SubstitutionFormatString", "text_format text_format_source json_format omit_empty_values"),
     (
         "core.HttpProtocolOptions",
         "idle_timeout max_connection_duration max_headers_count max_stream_duration headers_with_underscores_action \
