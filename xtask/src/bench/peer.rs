@@ -148,8 +148,9 @@ fn haproxy(topology: Topology, part: &str) -> String {
             "bind 127.0.0.1:{{inbound}} ssl crt {{certs}}/server-bundle.pem ca-file {{certs}}/ca.pem verify required alpn h2,http/1.1\n  http-request set-header X-Forwarded-Client-Cert \"Subject=\\\"%[ssl_c_s_dn]\\\"\"",
             "server s 127.0.0.1:{{backend}} pool-max-conn 1000",
         ),
+        // h2load does not count a status line without a reason, which HTTP/2 has none of.
         (Topology::Sidecar, _) => (
-            "bind 127.0.0.1:{{listen}}",
+            "bind 127.0.0.1:{{listen}}\n  http-response set-status 200 reason OK",
             "server s 127.0.0.1:{{inbound}} ssl crt {{certs}}/client-bundle.pem ca-file {{certs}}/ca.pem verify required no-ssl-reuse alpn h2 pool-max-conn 1000",
         ),
     };
