@@ -200,7 +200,7 @@ metadata: {name: a}
 spec:
   hosts: [a]
   http:
-  - retries: {attempts: -1, perTryTimeout: 10us, retryOn: '5xx,503,sometimes,777', retryRemoteLocalities: true, retryBudget: {}}
+  - retries: {attempts: -1, perTryTimeout: 10us, retryOn: '5xx,503,sometimes,777', retryBudget: {}}
     timeout: 0s
     route: [{destination: {host: a}}]
 ",
@@ -208,8 +208,7 @@ spec:
 a.yaml:7:29: error[IST0106]: VirtualService default/a: http[0].retries.perTryTimeout: 0.00001s is too short; the least is 1ms
 a.yaml:7:50: error[IST0106]: VirtualService default/a: http[0].retries.retryOn: `sometimes` is not a condition to retry on; use status codes or 5xx, gateway-error, reset, reset-before-request, connect-failure, retriable-4xx, refused-stream, retriable-status-codes, retriable-headers, envoy-ratelimited, http3-post-connect-failure, cancelled, deadline-exceeded, internal, resource-exhausted, unavailable
 a.yaml:7:50: error[IST0106]: VirtualService default/a: http[0].retries.retryOn: `777` is not a condition to retry on; use status codes or 5xx, gateway-error, reset, reset-before-request, connect-failure, retriable-4xx, refused-stream, retriable-status-codes, retriable-headers, envoy-ratelimited, http3-post-connect-failure, cancelled, deadline-exceeded, internal, resource-exhausted, unavailable
-a.yaml:7:84: error[IST0106]: VirtualService default/a: http[0].retries.retryRemoteLocalities: is not supported yet; remove it
-a.yaml:7:113: error[IST0106]: VirtualService default/a: http[0].retries.retryBudget: is not supported yet; remove it and give trafficPolicy.retryBudget in the DestinationRule of the host
+a.yaml:7:84: error[IST0106]: VirtualService default/a: http[0].retries.retryBudget: is not supported yet; remove it and give trafficPolicy.retryBudget in the DestinationRule of the host
 ",
     );
     check(

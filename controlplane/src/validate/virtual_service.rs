@@ -362,7 +362,6 @@ pub(super) fn retries(check: &mut Check<'_>, at: &At, retries: &HttpRetry) {
             );
         }
     }
-    check.unsupported(retries.retry_remote_localities == Some(true), &at.field("retryRemoteLocalities"), "");
     let budget = " and give trafficPolicy.retryBudget in the DestinationRule of the host";
     check.unsupported(retries.retry_budget.is_some(), &at.field("retryBudget"), budget);
 }

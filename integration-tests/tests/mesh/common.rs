@@ -146,23 +146,7 @@ fn ports_speak_what_they_are_declared() {
 #[test]
 fn a_workload_asks_the_endpoints_of_its_own_locality() {
     MESH.run(async |mesh| {
-        let (near, far) = (App::start("placed", "near").await?, App::start("placed", "far").await?);
-        let place = |app: &App, locality: &str| {
-            format!("{{address: 127.0.0.1, ports: {{http: {}}}, locality: {locality}}}", app.http.port())
-        };
-        let yaml = object("WorkloadEntry", "elsewhere", "stranger", "{address: 127.0.0.1, locality: r1/z1/s1}")
-            + &object(
-                "ServiceEntry",
-                "default",
-                "g16",
-                &format!(
-                    "{{hosts: [g16.example], ports: [{{number: 80, name: http, protocol: HTTP}}], resolution: STATIC, endpoints: [{}, {}]}}",
-                    place(&near, "r1/z1/s1"),
-                    place(&far, "r1/z2")
-                ),
-            )
-            + &object("DestinationRule", "default", "g16", "{host: g16.example, trafficPolicy: {outlierDetection: {}}}");
-        mesh.try_apply("g16", &yaml).await?;
+        let _apps = placed(mesh, "g16", "{}").await?;
         let near_only = async || {
             let counts = mesh.client("stranger").count("http://g16.example/", 40).await;
             counts.is_ok_and(|counts| counts.get("near") == Some(&40))
@@ -170,6 +154,52 @@ fn a_workload_asks_the_endpoints_of_its_own_locality() {
         until("only the near endpoint is asked", near_only).await;
         let counts = mesh.client("client").count("http://g16.example/", 60).await?;
         assert_eq!(counts.len(), 2, "who is nowhere asks both: {counts:?}");
+        Ok(())
+    });
+}
+
+/// A client `stranger` somewhere, and a service with an endpoint near and one far from it.
+async fn placed(mesh: &Mesh, name: &str, outlier_detection: &str) -> anyhow::Result<[App; 2]> {
+    let (near, far) = (App::start("placed", "near").await?, App::start("placed", "far").await?);
+    let place = |app: &App, locality: &str| {
+        format!("{{address: 127.0.0.1, ports: {{http: {}}}, locality: {locality}}}", app.http.port())
+    };
+    let stranger = object("WorkloadEntry", "elsewhere", "stranger", "{address: 127.0.0.1, locality: r1/z1/s1}");
+    let endpoints = [place(&near, "r1/z1/s1"), place(&far, "r1/z2")].join(", ");
+    let entry = format!(
+        "{{hosts: [{name}.example], ports: [{{number: 80, name: http, protocol: HTTP}}], resolution: STATIC, endpoints: [{endpoints}]}}"
+    );
+    let policy = format!("{{host: {name}.example, trafficPolicy: {{outlierDetection: {outlier_detection}}}}}");
+    let entry = object("ServiceEntry", "default", name, &entry);
+    let yaml = stranger + &entry + &object("DestinationRule", "default", name, &policy);
+    // Where the client is stands in the files of more than one test, which is a finding.
+    mesh.try_apply(name, &yaml).await?;
+    Ok([near, far])
+}
+
+/// VR4: after two tries nearby, a retry goes to another locality where the rule says so, and only there.
+#[test]
+fn retries_go_to_other_localities_where_the_rule_says() {
+    MESH.run(async |mesh| {
+        // Failures eject nobody, so that only the rule leads away.
+        let _apps = placed(mesh, "vr4", "{consecutive5xxErrors: 0}").await?;
+        for (remote, status) in [(false, 503), (true, 200)] {
+            let rule = format!(
+                "{{hosts: [vr4.example], http: [{{retries: {{attempts: 2, retryOn: 5xx, retryIgnorePreviousHosts: false, retryRemoteLocalities: {remote}}}, route: [{{destination: {{host: vr4.example}}}}]}}]}}"
+            );
+            mesh.apply_as("vr4-rule", &virtual_service("vr4", &rule)).await?;
+            let failing = mesh.client("stranger").get("http://vr4.example/").header("x-test-status", "503");
+            let failing = failing.header("x-test-only", "near");
+            until("the near endpoint comes first", async || {
+                for _ in 0..10 {
+                    if failing.clone().status().await != status {
+                        return false;
+                    }
+                }
+                true
+            })
+            .await;
+        }
         Ok(())
     });
 }

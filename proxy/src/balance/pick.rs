@@ -26,6 +26,8 @@ pub enum Algorithm {
 pub struct PickRequest<'a> {
     /// Endpoints to avoid if there are others: those that failed already.
     pub avoid: &'a [Arc<Endpoint>],
+    /// Endpoints whose priorities are left out as long as others have endpoints.
+    pub avoid_priorities: &'a [Arc<Endpoint>],
     /// Where the client wanted to go.
     pub original_dst: Option<SocketAddr>,
 }
@@ -60,12 +62,30 @@ impl Cluster {
         if self.config.discovery == Discovery::OriginalDst {
             return self.pick_original(request);
         }
-        let none = || Error::NoHealthyUpstream(self.config.name.clone());
         let set = self.endpoints.load();
+        let left_out = |priority: &&Priority| {
+            let level = priority.endpoints.first().map(|one| one.spec.priority);
+            request.avoid_priorities.iter().any(|tried| Some(tried.spec.priority) == level)
+        };
+        let mut picked = None;
+        if !request.avoid_priorities.is_empty() {
+            picked = self.pick_among(set.priorities.iter().filter(|one| !left_out(one)), request, random);
+        }
+        // When all were tried, it begins anew.
+        let picked = picked.or_else(|| self.pick_among(set.priorities.iter(), request, random));
+        picked.ok_or_else(|| Error::NoHealthyUpstream(self.config.name.clone()))
+    }
+
+    fn pick_among<'s>(
+        &self,
+        priorities: impl Iterator<Item = &'s Priority>,
+        request: &PickRequest<'_>,
+        random: &mut fastrand::Rng,
+    ) -> Option<Picked> {
         let now = self.now();
         let usable = |endpoint: &Endpoint| endpoint.spec.healthy && !endpoint.live.outlier.is_ejected(now);
         let mut fallback = None;
-        for priority in &set.priorities {
+        for priority in priorities {
             let candidates: SmallVec<[&Arc<Endpoint>; 16]> =
                 priority.endpoints.iter().filter(|endpoint| usable(endpoint)).collect();
             let healthy_percent = candidates.len() * 100 / priority.endpoints.len();
@@ -81,11 +101,11 @@ impl Cluster {
             if fallback.is_some_and(|panicking| std::ptr::eq(panicking, priority)) {
                 break;
             }
-            return Ok(Picked::new(self.choose(priority, candidates, request, random)));
+            return Some(Picked::new(self.choose(priority, candidates, request, random)));
         }
         // Panic: too few are healthy, so health is probably measured wrong; spread over all rather than break the rest.
-        let priority = fallback.ok_or_else(none)?;
-        Ok(Picked::new(self.choose(priority, priority.endpoints.iter().collect(), request, random)))
+        let priority: &Priority = fallback?;
+        Some(Picked::new(self.choose(priority, priority.endpoints.iter().collect(), request, random)))
     }
 
     fn choose(

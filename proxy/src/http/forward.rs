@@ -280,7 +280,9 @@ async fn attempts(
     loop {
         finish.record.attempts = number;
         let avoid: &[Arc<Endpoint>] = if retry.is_some_and(|retry| retry.avoid_previous) { &failed } else { &[] };
-        let request = PickRequest { avoid, original_dst: Some(exchange.place.conn.local) };
+        let avoid_priorities = retry.map_or(&failed[..0], |retry| retry.left_out(&failed));
+        let original_dst = Some(exchange.place.conn.local);
+        let request = PickRequest { avoid, avoid_priorities, original_dst };
         let picked = worker.with_random(|random| cluster.pick(&request, random))?;
         let endpoint = picked.endpoint().clone();
         finish.record.endpoint = Some(endpoint.clone());

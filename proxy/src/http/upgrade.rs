@@ -61,7 +61,7 @@ pub(super) async fn terminate(
 ) -> Response<ResponseBody> {
     let reached = async {
         let permit = cluster.acquire(Resource::Connections)?;
-        let request = PickRequest { avoid: &[], original_dst: Some(exchange.place.conn.local) };
+        let request = PickRequest { original_dst: Some(exchange.place.conn.local), ..PickRequest::default() };
         let picked = exchange.worker.with_random(|random| cluster.pick(&request, random))?;
         finish.record.endpoint = Some(picked.endpoint().clone());
         finish.record.attempts = 1;

@@ -2,6 +2,7 @@
 //!
 //! Source of the conditions: <https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/router_filter>.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use http::{HeaderMap, Method, StatusCode};
@@ -95,6 +96,8 @@ pub struct RetryPolicy {
     pub max: Duration,
     /// Avoid hosts that failed already (`previous_hosts`).
     pub avoid_previous: bool,
+    /// After each so many tries, their priorities are left out (`previous_priorities`); never when absent.
+    pub priorities_after: Option<NonZeroUsize>,
     /// Picks until a host is taken all the same (`host_selection_retry_max_attempts`).
     pub host_attempts: u32,
 }
@@ -111,8 +114,17 @@ impl Default for RetryPolicy {
             base: Duration::from_millis(25),
             max: Duration::from_millis(250),
             avoid_previous: false,
+            priorities_after: None,
             host_attempts: 1,
         }
+    }
+}
+
+impl RetryPolicy {
+    /// Those of the endpoints that failed, in order, whose priorities the next try leaves out.
+    pub fn left_out<'f, T>(&self, failed: &'f [T]) -> &'f [T] {
+        let count = self.priorities_after.map_or(0, |after| failed.len() / after * after.get());
+        &failed[..count]
     }
 }
 

@@ -147,7 +147,7 @@ async fn reach(
 ) -> Result<(Way, Picked), Error> {
     let mut failed = Vec::new();
     loop {
-        let request = PickRequest { avoid: &failed, original_dst: Some(conn.local) };
+        let request = PickRequest { avoid: &failed, original_dst: Some(conn.local), ..PickRequest::default() };
         let picked = worker.with_random(|random| cluster.pick(&request, random))?;
         let endpoint = picked.endpoint().clone();
         record.endpoint = Some(endpoint.clone());

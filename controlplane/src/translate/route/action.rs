@@ -39,7 +39,7 @@ pub fn forward(site: &Site<'_>, rule: &HttpRoute) -> Option<(route::RouteAction,
     action.hash_policy = rule.route.iter().filter_map(|one| hash::policy(site, &one.destination)).collect();
     let sticky = rule.route.len() == 1 && !action.hash_policy.is_empty();
     let retries = rule.retries.as_ref().or(site.context.mesh.default_http_retry_policy.as_ref());
-    action.retry_policy = retry::policy(site.node, retries, sticky);
+    action.retry_policy = retry::policy(retries, sticky);
     action.host_rewrite_specifier = authority.map(HostRewriteSpecifier::HostRewriteLiteral);
     Some((action, operations))
 }

@@ -4,7 +4,6 @@ use mesh_proto::crd::virtual_service::HttpRetry;
 use mesh_proto::xds::route;
 
 use super::super::wire;
-use crate::model::Node;
 
 /// What is retried unless a rule says otherwise: only what the upstream cannot have processed, and gRPC's own refusals.
 const DEFAULT_ON: &str = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
@@ -34,7 +33,7 @@ const PREVIOUS_HOSTS: &str = "envoy.retry_host_predicates.previous_hosts";
 const PREVIOUS_PRIORITIES: &str = "envoy.retry_priorities.previous_priorities";
 
 /// The policy of a rule, or of the mesh, or the default; `None` switches retries off. With affinity by hash a retry goes to the same endpoint.
-pub fn policy(node: &Node, retries: Option<&HttpRetry>, consistent_hash: bool) -> Option<route::RetryPolicy> {
+pub fn policy(retries: Option<&HttpRetry>, consistent_hash: bool) -> Option<route::RetryPolicy> {
     let mut policy = route::RetryPolicy {
         retry_on: DEFAULT_ON.to_owned(),
         num_retries: wire::number(DEFAULT_ATTEMPTS),
@@ -52,8 +51,7 @@ pub fn policy(node: &Node, retries: Option<&HttpRetry>, consistent_hash: bool) -
         (policy.retry_on, policy.retriable_status_codes) = conditions(&retries.retry_on);
     }
     policy.per_try_timeout = retries.per_try_timeout.map(|timeout| wire::duration(timeout.0));
-    // Our own proxy does not choose by priority when it retries yet.
-    if retries.retry_remote_localities == Some(true) && !node.ferromesh {
+    if retries.retry_remote_localities == Some(true) {
         policy.retry_priority = Some(previous_priorities());
     }
     if let Some(backoff) = retries.backoff.filter(|backoff| !backoff.0.is_zero()) {

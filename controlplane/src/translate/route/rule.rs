@@ -42,7 +42,7 @@ pub fn default_route(site: &Site<'_>, service: &Service, port: &ServicePort) -> 
         ..Default::default()
     };
     let mut action = action::plain(site.node, cluster::outbound(port.number, "", &service.host));
-    action.retry_policy = retry::policy(site.node, site.context.mesh.default_http_retry_policy.as_ref(), false);
+    action.retry_policy = retry::policy(site.context.mesh.default_http_retry_policy.as_ref(), false);
     action.hash_policy = hash::policy(site, &to).into_iter().collect();
     route::Route {
         name: DEFAULT.to_owned(),

@@ -1,6 +1,7 @@
 //! `RouteConfiguration` → [`crate::route::RouteTable`].
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -302,6 +303,7 @@ pub fn retry(raw: &route::RetryPolicy) -> Decoded<RetryPolicy> {
             }
         }
     }
+    let priorities_after = raw.retry_priority.as_ref().map(previous_priorities).transpose().at("retry_priority")?;
     Ok(RetryPolicy {
         conditions,
         statuses,
@@ -312,8 +314,28 @@ pub fn retry(raw: &route::RetryPolicy) -> Decoded<RetryPolicy> {
         base,
         max,
         avoid_previous,
+        priorities_after,
         host_attempts: u32::try_from(raw.host_selection_retry_max_attempts).unwrap_or(1).max(1),
     })
+}
+
+/// After how many tries their priorities are left out.
+fn previous_priorities(raw: &route::retry_policy::RetryPriority) -> Decoded<NonZeroUsize> {
+    use mesh_proto::xds::previous_priorities::PreviousPrioritiesConfig;
+    use route::retry_policy::retry_priority::ConfigType;
+    if raw.name != "envoy.retry_priorities.previous_priorities" {
+        let message = format!("`{}` is not supported; only previous_priorities is", raw.name);
+        return Err(Refusal::field("name", message));
+    }
+    let Some(ConfigType::TypedConfig(config)) = &raw.config_type else {
+        return Err(Refusal::field("typed_config", "is missing"));
+    };
+    let config = mesh_proto::xds::unpack::<PreviousPrioritiesConfig>(config)
+        .map_err(|error| Refusal::field("typed_config", error.to_string()))?;
+    usize::try_from(config.update_frequency)
+        .ok()
+        .and_then(NonZeroUsize::new)
+        .ok_or_else(|| Refusal::field("typed_config.update_frequency", "must be more than 0"))
 }
 
 fn redirect(raw: &route::RedirectAction) -> Decoded<Redirect> {

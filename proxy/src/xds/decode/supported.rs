@@ -194,11 +194,13 @@ const TABLE: &[(&str, &str)] = &[
     (
         "config.route.RetryPolicy",
         "retry_on num_retries per_try_timeout retry_host_predicate host_selection_retry_max_attempts retriable_status_codes \
-         retry_back_off retriable_headers",
+         retry_back_off retriable_headers retry_priority",
     ),
     ("config.route.RetryPolicy.RetryBackOff", "*"),
     ("config.route.RetryPolicy.RetryHostPredicate", "name typed_config"),
+    ("config.route.RetryPolicy.RetryPriority", "name typed_config"),
     ("ext.retry.host.previous_hosts.PreviousHostsPredicate", ""),
+    ("ext.retry.priority.previous_priorities.PreviousPrioritiesConfig", "*"),
     ("config.route.RedirectAction", "*"),
     ("config.route.DirectResponseAction", "status body"),
     // Names.
