@@ -22,10 +22,11 @@ use crate::identity;
 use crate::memory;
 use crate::runtime::{Shared, Workers};
 use crate::snapshot::{Snapshot, Store};
+use crate::tcp::exchange;
 use crate::telemetry::peer::Peer;
 use crate::telemetry::stats::Metrics;
 use crate::tls::SecretStore;
-use crate::worker::NodeHeaders;
+use crate::worker::NodeTold;
 use crate::xds::decode::{At, Context};
 use crate::xds::kind::Kind;
 use crate::xds::publisher::Publisher;
@@ -224,9 +225,11 @@ async fn set_up(bootstrap: Bootstrap, options: &Options, stop: &CancellationToke
     let metrics = Arc::new(Metrics::new(Peer::from_metadata(&metadata)));
     let store = Arc::new(Store::default());
     let drain = Drain::default();
-    let node = NodeHeaders {
-        metadata: HeaderValue::try_from(Peer::encode(&metadata)).context("node metadata")?,
+    let message = Peer::message(&metadata);
+    let node = NodeTold {
+        metadata: HeaderValue::try_from(Peer::encode(&message)).context("node metadata")?,
         id: HeaderValue::try_from(bootstrap.node.id.as_str()).context("node.id")?,
+        preamble: exchange::preamble(message, &bootstrap.node.id),
     };
     let shared = Shared {
         store: store.clone(),

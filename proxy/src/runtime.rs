@@ -20,7 +20,7 @@ use crate::drain::Drain;
 use crate::listener::{BindAddress, accept, socket};
 use crate::snapshot::Store;
 use crate::telemetry::stats::Metrics;
-use crate::worker::{NodeHeaders, Worker};
+use crate::worker::{NodeTold, Worker};
 
 /// How often tasks are given a turn to write their accounts when a worker stops.
 const LAST_TURNS: usize = 4;
@@ -126,7 +126,7 @@ pub struct Shared {
     /// The shutdown switch.
     pub drain: Drain,
     /// Who we are.
-    pub node: Arc<NodeHeaders>,
+    pub node: Arc<NodeTold>,
     /// How long a connection may take to finish whose chain is gone.
     pub listener_drain: Duration,
 }

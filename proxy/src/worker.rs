@@ -34,20 +34,22 @@ pub struct Worker {
     /// The shutdown switch.
     pub drain: Drain,
     /// Who this proxy is, as it tells other proxies.
-    pub node: Arc<NodeHeaders>,
+    pub node: Arc<NodeTold>,
     /// Connections have given back their buffers: see [`crate::memory`].
     pub freed_much: Cell<bool>,
     random: RefCell<fastrand::Rng>,
     ids: Cell<u64>,
 }
 
-/// Headers by which a proxy tells who it is.
+/// What a proxy tells others of itself.
 #[derive(Debug)]
-pub struct NodeHeaders {
+pub struct NodeTold {
     /// `x-envoy-peer-metadata`.
     pub metadata: HeaderValue,
     /// `x-envoy-peer-metadata-id`.
     pub id: HeaderValue,
+    /// Both, before the bytes of a TCP connection ([`crate::tcp::exchange`]).
+    pub preamble: bytes::Bytes,
 }
 
 impl Worker {

@@ -8,6 +8,8 @@ use integration_tests::mesh::service_on;
 use integration_tests::{Mesh, Shared, eventually};
 use meshctl::metrics::Sample;
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use super::{object, subsets, virtual_service};
 
@@ -17,8 +19,10 @@ static MESH: Shared = Shared::new(|| {
         .service("counted", 1)
         .service("leaving", 1)
         .service("quiet", 1)
+        .service("kept", 1)
         .client("client")
         .client("stream")
+        .client("holder")
         .client_in("elsewhere", "far")
 });
 
@@ -190,11 +194,42 @@ fn connections_are_counted_with_istios_labels() {
                 let sum = all.sum(name, |sample| {
                     sample.label("reporter") == "destination"
                         && sample.label("source_principal").ends_with("/sa/stream")
+                        && sample.label("source_workload") == "stream"
+                        && sample.label("source_canonical_service") == "stream"
                 });
                 ensure!(sum == value, "{name} at the server is {sum}, not {value}");
                 Ok(())
             })
             .await?;
+        }
+        Ok(())
+    });
+}
+
+/// MT2: a connection that stays open is counted meanwhile, on both sides.
+#[test]
+fn bytes_are_counted_while_a_connection_is_open() {
+    MESH.run(async |mesh| {
+        let (_port, address) = mesh.open_tcp("holder", "hold", "kept", "tcp").await?;
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"eight by").await?;
+        for (workload, reporter) in [("holder", "source"), ("kept-v1", "destination")] {
+            for (name, value) in [("istio_tcp_received_bytes_total", 8.0), ("istio_tcp_connections_opened_total", 1.0)]
+            {
+                eventually(DEADLINE, async || {
+                    let all = mesh.metrics(workload).await?;
+                    let sum = all.sum(name, |sample| {
+                        sample.label("reporter") == reporter && sample.label("destination_canonical_service") == "kept"
+                    });
+                    ensure!(sum == value, "{name} of {reporter} is {sum}, not {value}");
+                    Ok(())
+                })
+                .await?;
+            }
+            let closed = mesh.metrics(workload).await?.sum("istio_tcp_connections_closed_total", |sample| {
+                sample.label("destination_canonical_service") == "kept"
+            });
+            assert_eq!(closed, 0.0, "{reporter}");
         }
         Ok(())
     });

@@ -99,17 +99,18 @@ fn join<S, H>(
     let counted = exchange.worker.drain.count();
     let place = exchange.place.clone();
     crate::runtime::spawn(async move {
+        let moved = copy::Moved::default();
         let joined = async {
             let (client, endpoint) = tokio::try_join!(client, endpoint)?;
-            let copied = copy::both(TokioIo::new(client), endpoint, idle, None).await;
-            finish.record.bytes_received = copied.up;
-            finish.record.bytes_sent = copied.down;
+            copy::both(TokioIo::new(client), endpoint, idle, None, &moved).await;
             Ok::<(), hyper::Error>(())
         };
         tokio::select! {
             _ = joined => {}
             _ = place.over() => {}
         }
+        finish.record.bytes_received = moved.up.get();
+        finish.record.bytes_sent = moved.down.get();
         finish.complete();
         drop((held, counted));
     });

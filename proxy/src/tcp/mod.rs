@@ -3,6 +3,7 @@
 //! Comes after [`crate::listener`] (and [`crate::tls`]); uses [`crate::balance`] and [`crate::connect`] as HTTP does.
 
 pub mod copy;
+pub mod exchange;
 mod tunnel;
 
 use std::io;
@@ -10,8 +11,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
 
 use crate::Name;
 use crate::balance::{Cluster, Observation, Permit, PickRequest, Picked, Resource};
@@ -24,7 +28,14 @@ use crate::policy::authz::Rbac;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::record::{Flags, Record};
 use crate::telemetry::stats::StatsFilter;
+use crate::tls::{AlpnUse, PEER_EXCHANGE, TlsInfo};
 use crate::worker::Worker;
+
+use copy::Moved;
+use exchange::{Exchange, Heard};
+
+/// How often the bytes of a connection that is still open are counted: Istio's default (`reportingInterval` of Telemetry).
+const REPORT: Duration = Duration::from_secs(5);
 
 /// Envoy's `TcpProxy`, resolved.
 #[derive(Debug)]
@@ -50,6 +61,15 @@ pub struct TcpChain {
 }
 
 impl TcpChain {
+    /// True if both sides have agreed to tell of themselves first.
+    fn exchanges_over(&self, tls: Option<&TlsInfo>) -> bool {
+        self.exchanges() && tls.is_some_and(|tls| tls.alpn.as_deref() == Some(PEER_EXCHANGE))
+    }
+
+    fn exchanges(&self) -> bool {
+        self.stats.as_ref().is_some_and(|stats| stats.metadata_exchange)
+    }
+
     fn choose(&self, random: u64) -> Option<&Name> {
         let mut point = random % self.total_weight.max(1);
         for (name, weight) in &self.clusters {
@@ -72,10 +92,11 @@ pub async fn serve(
 ) -> io::Result<()> {
     let conn = &place.conn;
     let mut record = Record::begin(conn.clone(), chain.stats.clone());
+    let moved = Moved::default();
     if let Some(detail) = refused(rbac, conn) {
         record.termination = Some(detail.into());
     } else {
-        let joined = join(&worker, &chain, conn, client, &mut record);
+        let joined = join(&worker, &chain, conn, client, &mut record, &moved);
         tokio::select! {
             result = joined => {
                 if let Err(error) = result {
@@ -89,11 +110,17 @@ pub async fn serve(
             }
         }
     }
+    note(&mut record, &moved);
     worker.metrics.tcp_closed(&mut record);
     for log in &chain.access_logs {
         log.write(&record);
     }
     Ok(())
+}
+
+fn note(record: &mut Record, moved: &Moved) {
+    record.bytes_received = moved.up.get();
+    record.bytes_sent = moved.down.get();
 }
 
 async fn join(
@@ -102,33 +129,94 @@ async fn join(
     conn: &ConnInfo,
     client: Downstream,
     record: &mut Record,
+    moved: &Moved,
 ) -> Result<(), Error> {
     let name = chain.choose(worker.random()).cloned().unwrap_or_else(|| "".into());
     let cluster = worker.snapshot().clusters.get(&name).cloned().ok_or(Error::NoCluster(name))?;
     record.cluster = Some(cluster.clone());
     let (way, _picked) = reach(worker, chain, conn, &cluster, record).await?;
-    let copied = match way {
-        Way::Plain(stream, _permit) => {
-            record.upstream_local = stream.local;
-            record.upstream_tls = stream.tls;
-            worker.metrics.tcp_opened(record);
-            copy::both(client, stream.stream, chain.idle_timeout, chain.max_duration).await
+    let preamble = |tls: Option<&TlsInfo>| chain.exchanges_over(tls).then(|| worker.node.preamble.clone());
+    let (client, heard) = exchanging(client, preamble(conn.tls.as_deref()));
+    match way {
+        Way::Plain(raw, _permit) => {
+            record.upstream_local = raw.local;
+            record.upstream_tls = raw.tls;
+            // What the server's side tells is known of its endpoint already.
+            let (endpoint, _) = exchanging(raw.stream, preamble(record.upstream_tls.as_deref()));
+            carry(worker, chain, client, endpoint, record, moved, heard).await;
         }
         Way::Tunnel(stream, taken) => {
             let meta = taken.meta();
             record.upstream_local = meta.local;
             record.upstream_tls = meta.tls.clone();
-            worker.metrics.tcp_opened(record);
-            copy::both(client, *stream, chain.idle_timeout, chain.max_duration).await
+            carry(worker, chain, client, *stream, record, moved, heard).await;
+        }
+    }
+    Ok(())
+}
+
+type Hears = Option<oneshot::Receiver<Heard>>;
+
+fn exchanging<I>(io: I, preamble: Option<Bytes>) -> (Exchange<I>, Hears) {
+    match preamble {
+        Some(preamble) => {
+            let (io, heard) = Exchange::with(io, preamble);
+            (io, Some(heard))
+        }
+        None => (Exchange::none(io), None),
+    }
+}
+
+/// Copies until the end, and counts meanwhile. The connection counts as opened once the client has told who it is, or had its time to.
+async fn carry<A, B>(
+    worker: &Worker,
+    chain: &TcpChain,
+    client: A,
+    endpoint: B,
+    record: &mut Record,
+    moved: &Moved,
+    mut heard: Hears,
+) where
+    A: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    if heard.is_none() {
+        worker.metrics.tcp_opened(record);
+    }
+    let copying = copy::both(client, endpoint, chain.idle_timeout, chain.max_duration, moved);
+    let mut copying = std::pin::pin!(copying);
+    let mut report = tokio::time::interval(REPORT);
+    report.reset();
+    let copied = loop {
+        tokio::select! {
+            biased;
+            peer = hear(&mut heard), if heard.is_some() => {
+                record.source_peer = peer;
+                worker.metrics.tcp_opened(record);
+                heard = None;
+            }
+            copied = &mut copying => break copied,
+            _ = report.tick(), if chain.stats.is_some() => {
+                note(record, moved);
+                worker.metrics.tcp_opened(record);
+                worker.metrics.tcp_moved(record);
+            }
         }
     };
-    record.bytes_received = copied.up;
-    record.bytes_sent = copied.down;
+    if let Some(Ok(peer)) = heard.as_mut().map(oneshot::Receiver::try_recv) {
+        record.source_peer = peer;
+    }
     // As in Envoy, no flag tells of a connection that was idle for too long.
     if copied.error.is_some() && !copied.idle {
         record.flags.set(Flags::UC);
     }
-    Ok(())
+}
+
+async fn hear(heard: &mut Hears) -> Heard {
+    match heard {
+        Some(heard) => heard.await.ok().flatten(),
+        None => std::future::pending().await,
+    }
 }
 
 /// How the endpoint is reached.
@@ -159,9 +247,8 @@ async fn reach(
             None => {
                 let permit = cluster.acquire(Resource::Connections)?;
                 let name = conn.server_name.as_deref();
-                dial::raw(cluster, &endpoint, name, crate::tls::AlpnUse::Tcp)
-                    .await
-                    .map(|raw| Way::Plain(Box::new(raw), permit))
+                let alpn = if chain.exchanges() { AlpnUse::Exchange } else { AlpnUse::Tcp };
+                dial::raw(cluster, &endpoint, name, alpn).await.map(|raw| Way::Plain(Box::new(raw), permit))
             }
         };
         match reached {

@@ -2,8 +2,9 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use mesh_proto::names::label;
+use mesh_proto::names::{header, label};
 use prost::Message;
+use prost_types::value::Kind;
 
 use crate::Name;
 
@@ -29,6 +30,8 @@ pub struct Peer {
 /// The largest peer metadata header in bytes that is read.
 const MAX_HEADER: usize = 16 * 1024;
 
+const STRUCT: &str = "type.googleapis.com/google.protobuf.Struct";
+
 /// A map of JSON values, as node metadata and peer metadata are.
 pub type Fields = serde_json::Map<String, serde_json::Value>;
 
@@ -51,12 +54,16 @@ impl Peer {
         }
     }
 
-    /// The value of `x-envoy-peer-metadata` that tells others of a node.
-    pub fn encode(fields: &Fields) -> String {
+    /// What others are told of a node.
+    pub fn message(fields: &Fields) -> prost_types::Struct {
         let wanted = ["NAME", "NAMESPACE", "WORKLOAD_NAME", "LABELS", "CLUSTER_ID", "OWNER", "INSTANCE_IPS"];
         let fields = fields.iter().filter(|(key, _)| wanted.contains(&key.as_str()));
-        let fields = fields.map(|(key, value)| (key.clone(), to_proto(value))).collect();
-        STANDARD.encode(prost_types::Struct { fields }.encode_to_vec())
+        prost_types::Struct { fields: fields.map(|(key, value)| (key.clone(), to_proto(value))).collect() }
+    }
+
+    /// The same as the value of `x-envoy-peer-metadata`.
+    pub fn encode(message: &prost_types::Struct) -> String {
+        STANDARD.encode(message.encode_to_vec())
     }
 
     /// Reads such a value; `None` if it is malformed.
@@ -64,14 +71,34 @@ impl Peer {
         if header.len() > MAX_HEADER {
             return None;
         }
-        let message = prost_types::Struct::decode(STANDARD.decode(header).ok()?.as_slice()).ok()?;
-        let fields = message.fields.into_iter().map(|(key, value)| (key, from_proto(value))).collect();
-        Some(Self::from_metadata(&fields))
+        Some(Self::from_message(prost_types::Struct::decode(STANDARD.decode(header).ok()?.as_slice()).ok()?))
+    }
+
+    /// Reads what [`told`] makes; `None` if it is malformed or says nothing of the peer.
+    pub fn heard(message: &[u8]) -> Option<Self> {
+        let any = prost_types::Any::decode(message).ok().filter(|any| any.type_url == STRUCT)?;
+        let mut fields = prost_types::Struct::decode(any.value.as_slice()).ok()?.fields;
+        match fields.remove(header::PEER_METADATA)?.kind? {
+            Kind::StructValue(message) => Some(Self::from_message(message)),
+            _ => None,
+        }
+    }
+
+    fn from_message(message: prost_types::Struct) -> Self {
+        Self::from_metadata(&message.fields.into_iter().map(|(key, value)| (key, from_proto(value))).collect())
     }
 }
 
+/// What is told over TCP ([`crate::tcp::exchange`]): an `Any` of a `Struct` with [`Peer::message`] and the node's id.
+pub fn told(metadata: Option<prost_types::Struct>, id: &str) -> Vec<u8> {
+    let field = |name: &str, kind| (name.to_owned(), prost_types::Value { kind: Some(kind) });
+    let metadata = metadata.map(|metadata| field(header::PEER_METADATA, Kind::StructValue(metadata)));
+    let id = field(header::PEER_METADATA_ID, Kind::StringValue(id.to_owned()));
+    let both = prost_types::Struct { fields: metadata.into_iter().chain([id]).collect() };
+    prost_types::Any { type_url: STRUCT.to_owned(), value: both.encode_to_vec() }.encode_to_vec()
+}
+
 fn to_proto(value: &serde_json::Value) -> prost_types::Value {
-    use prost_types::value::Kind;
     let kind = match value {
         serde_json::Value::String(text) => Kind::StringValue(text.clone()),
         serde_json::Value::Number(number) => Kind::NumberValue(number.as_f64().unwrap_or_default()),
@@ -85,7 +112,6 @@ fn to_proto(value: &serde_json::Value) -> prost_types::Value {
 }
 
 fn from_proto(value: prost_types::Value) -> serde_json::Value {
-    use prost_types::value::Kind;
     match value.kind {
         Some(Kind::StringValue(text)) => text.into(),
         Some(Kind::NumberValue(number)) => number.into(),
@@ -108,7 +134,9 @@ mod tests {
             "NAME": "reviews-v1-abc", "NAMESPACE": "default", "WORKLOAD_NAME": "reviews-v1", "CLUSTER_ID": "Kubernetes",
             "LABELS": {"app": "reviews", "version": "v1"}, "SECRET": "not told",
         });
-        let peer = Peer::decode(Peer::encode(node.as_object().unwrap()).as_bytes()).unwrap();
+        let message = Peer::message(node.as_object().unwrap());
+        let peer = Peer::decode(Peer::encode(&message).as_bytes()).unwrap();
+        assert_eq!(Peer::heard(&told(Some(message), "sidecar~reviews")), Some(peer.clone()));
         assert_eq!(peer.workload.as_deref(), Some("reviews-v1"));
         assert_eq!((peer.app.as_deref(), peer.version.as_deref()), (Some("reviews"), Some("v1")));
         assert_eq!(peer.canonical_service.as_deref(), Some("reviews"));

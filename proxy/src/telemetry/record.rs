@@ -155,6 +155,8 @@ pub struct Record {
     pub source_peer: Option<Arc<crate::telemetry::peer::Peer>>,
     /// True once a TCP connection was counted as opened.
     pub opened: bool,
+    /// Bytes of a TCP connection that were counted already: received, sent.
+    pub counted: (u64, u64),
     /// Attempts made, 1 for no retry.
     pub attempts: u32,
     /// Status sent; 0 if none was.
@@ -203,6 +205,7 @@ impl Record {
             upstream_tls: None,
             source_peer: None,
             opened: false,
+            counted: (0, 0),
             attempts: 0,
             status: 0,
             flags: Flags::default(),

@@ -210,25 +210,34 @@ impl Local {
         }
     }
 
-    /// Adds a TCP connection that has reached its endpoint.
+    /// Adds a TCP connection of which the peer is known, if it does not count yet.
     pub fn tcp_opened(&self, record: &mut Record) {
-        let Some(stats) = &record.stats else { return };
+        let Some(stats) = record.stats.as_ref().filter(|_| !record.opened) else { return };
         let labels = labels(&self.metrics.local, stats, record, "tcp");
         self.metrics.counter("istio_tcp_connections_opened_total", labels).increment(1);
         record.opened = true;
     }
 
+    /// Adds what has moved on a TCP connection since this was called last.
+    pub fn tcp_moved(&self, record: &mut Record) {
+        let Some(stats) = &record.stats else { return };
+        let (received, sent) = record.counted;
+        if (received, sent) != (record.bytes_received, record.bytes_sent) {
+            let labels = labels(&self.metrics.local, stats, record, "tcp");
+            let counter = |name| self.metrics.counter(name, labels.clone());
+            counter("istio_tcp_sent_bytes_total").increment(record.bytes_sent - sent);
+            counter("istio_tcp_received_bytes_total").increment(record.bytes_received - received);
+            record.counted = (record.bytes_received, record.bytes_sent);
+        }
+    }
+
     /// Adds a TCP connection that is over. One that never reached an endpoint counts as opened and closed at once, as in Istio.
     pub fn tcp_closed(&self, record: &mut Record) {
-        if !record.opened {
-            self.tcp_opened(record);
-        }
+        self.tcp_opened(record);
+        self.tcp_moved(record);
         let Some(stats) = &record.stats else { return };
         let labels = labels(&self.metrics.local, stats, record, "tcp");
-        let counter = |name| self.metrics.counter(name, labels.clone());
-        counter("istio_tcp_connections_closed_total").increment(1);
-        counter("istio_tcp_sent_bytes_total").increment(record.bytes_sent);
-        counter("istio_tcp_received_bytes_total").increment(record.bytes_received);
+        self.metrics.counter("istio_tcp_connections_closed_total", labels).increment(1);
     }
 
     fn resolve(&self, stats: &Arc<StatsFilter>, record: &Record) -> Handles {

@@ -15,6 +15,9 @@ use super::server::same;
 use super::verify::{SanMatcher, ServerVerifier};
 use super::{Parameters, TlsError, TlsInfo, info};
 
+/// The protocol by which two proxies agree to tell of themselves before the bytes of a TCP connection.
+pub const PEER_EXCHANGE: &[u8] = b"istio-peer-exchange";
+
 /// How a cluster begins TLS.
 #[derive(Debug)]
 pub struct ClientTls {
@@ -47,15 +50,17 @@ pub enum AlpnUse {
     Http1,
     /// Without those that mean HTTP/1.
     Http2,
-    /// Without all that mean HTTP: a server that chooses by them would take opaque bytes for it.
+    /// Without all that mean HTTP: a server that chooses by them would take opaque bytes for it; and without `istio-peer-exchange`.
     Tcp,
+    /// Those of opaque bytes with peer metadata before them.
+    Exchange,
 }
 
 /// rustls' configurations by [`AlpnUse`], and what they were made of.
 pub struct Configured {
     certificate: Option<Arc<Certificate>>,
     trust: Option<Arc<Trust>>,
-    connectors: [TlsConnector; 4],
+    connectors: [TlsConnector; 5],
 }
 
 impl std::fmt::Debug for Configured {
@@ -108,6 +113,15 @@ impl ClientTls {
             connector(&[]),
             connector(&[b"h2", b"istio-h2"]),
             connector(&[b"http/1.1", b"istio-http/1.1", b"http/1.0", b"istio-http/1.0"]),
+            connector(&[
+                PEER_EXCHANGE,
+                b"h2",
+                b"istio-h2",
+                b"http/1.1",
+                b"istio-http/1.1",
+                b"http/1.0",
+                b"istio-http/1.0",
+            ]),
             connector(&[b"h2", b"istio-h2", b"http/1.1", b"istio-http/1.1", b"http/1.0", b"istio-http/1.0"]),
         ];
         let configured = Arc::new(Configured { certificate, trust, connectors });

@@ -103,7 +103,9 @@ fn mesh_context(settings: Option<&ClientTlsSettings>, towards: &Towards<'_>) -> 
         // only those of what it carries; a stock Envoy offers the whole list each time.
         Speaks::Downstream if node.ferromesh => &["istio-h2", "istio-http/1.1", "istio", "h2", "http/1.1"],
         Speaks::Downstream => &["istio", "h2", "http/1.1"],
-        Speaks::Tcp => &["istio-peer-exchange", "istio"],
+        // A peer that agrees on the first expects metadata before the application's bytes, which a stock Envoy does not send.
+        Speaks::Tcp if node.ferromesh => &["istio-peer-exchange", "istio"],
+        Speaks::Tcp => &["istio"],
     };
     tls::UpstreamTlsContext {
         common_tls_context: Some(tls::CommonTlsContext {

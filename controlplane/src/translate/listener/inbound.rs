@@ -284,7 +284,9 @@ impl Inbound<'_> {
             validation_context_sds_secret_config: Some(wire::secret(self.node, SECRET_ROOT)),
             ..Default::default()
         };
-        let alpn: &[&str] = if http { &["h2", "http/1.1"] } else { &["istio-peer-exchange", "h2", "http/1.1"] };
+        // Only a proxy that takes peer metadata off the stream may agree to it.
+        let exchanges = !http && self.node.ferromesh;
+        let alpn: &[&str] = if exchanges { &["istio-peer-exchange", "h2", "http/1.1"] } else { &["h2", "http/1.1"] };
         tls::DownstreamTlsContext {
             common_tls_context: Some(tls::CommonTlsContext {
                 tls_params: Some(versions()),
