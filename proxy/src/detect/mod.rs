@@ -73,7 +73,12 @@ async fn read_proxy_header(stream: &mut TcpStream, found: &mut Detected) -> io::
                 found.addresses = addresses;
                 return Ok(());
             }
-            proxy_protocol::Parsed::More => more(stream, &mut found.prefix).await?,
+            proxy_protocol::Parsed::More => {
+                if !more(stream, &mut found.prefix).await? {
+                    let message = "the client closed inside its PROXY protocol header";
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
+                }
+            }
             proxy_protocol::Parsed::Malformed => {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "no valid PROXY protocol header"));
             }
@@ -115,22 +120,22 @@ async fn read_first_bytes(stream: &mut TcpStream, look_for: LookFor, found: &mut
                 }
             }
         }
-        let before = found.prefix.len();
-        more(stream, &mut found.prefix).await?;
-        if found.prefix.len() == before {
+        if !more(stream, &mut found.prefix).await? {
             return Ok(());
         }
     }
 }
 
-async fn more(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<()> {
+/// Reads on; false at the end of what the client sends.
+async fn more(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<bool> {
     if buffer.capacity() - buffer.len() < 1024 {
         buffer.reserve(2048);
     }
-    if stream.read_buf(buffer).await? == 0 && buffer.is_empty() {
+    let read = stream.read_buf(buffer).await?;
+    if read == 0 && buffer.is_empty() {
         return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the client closed before sending anything"));
     }
-    Ok(())
+    Ok(read > 0)
 }
 
 enum Http {

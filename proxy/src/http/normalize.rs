@@ -95,6 +95,8 @@ fn needs_work(path: &str) -> bool {
 fn normalized(path: &str) -> Option<String> {
     let bytes = path.as_bytes();
     let mut plain = String::with_capacity(path.len());
+    // Where the last `%` stands that begins no escape. What is unescaped behind it must not make it one: `%%32e` is not `%2e`.
+    let mut stray = None;
     let mut at = 0;
     while at < bytes.len() {
         match bytes[at] {
@@ -102,6 +104,7 @@ fn normalized(path: &str) -> Option<String> {
                 let digit = |offset: usize| bytes.get(at + offset).and_then(|byte| char::from(*byte).to_digit(16));
                 let (Some(high), Some(low)) = (digit(1), digit(2)) else {
                     // As in Envoy, what only looks like an escape stays.
+                    stray = Some(plain.len());
                     plain.push('%');
                     at += 1;
                     continue;
@@ -130,6 +133,14 @@ fn normalized(path: &str) -> Option<String> {
                 plain.push(character);
                 at += character.len_utf8();
             }
+        }
+        if let Some(percent) = stray
+            && plain.as_bytes()[percent + 1..].len() >= 2
+        {
+            if plain.as_bytes()[percent + 1..percent + 3].iter().all(u8::is_ascii_hexdigit) {
+                plain.insert_str(percent + 1, "25");
+            }
+            stray = None;
         }
     }
     let mut segments: Vec<&str> = Vec::new();
@@ -191,6 +202,8 @@ mod tests {
             ("/%2e%2e/b", "rejected"),
             ("/a%zz", "/a%zz"),
             ("/100%", "/100%"),
+            ("/%%32e%%32e/%2%65/%a%41", "/%252e%252e/%252e/%25aA"),
+            ("/%%41/%zz%41", "/%A/%zzA"),
             ("/é", "rejected"),
             ("/a%00", "rejected"),
             ("/a#b", "rejected"),

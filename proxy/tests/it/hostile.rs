@@ -372,3 +372,30 @@ async fn malformed_tls_ends_its_connection_only() {
     let reached = origin.take().await;
     assert!(reached.iter().all(|head| head.starts_with("GET /bystander")), "{reached:?}");
 }
+
+/// A client that ends inside its PROXY header is let go at once; it kept its worker busy for as long as the listener waits, here for ever.
+#[tokio::test]
+async fn a_client_that_ends_inside_its_proxy_header_is_let_go() {
+    let origin = Origin::start().await;
+    let http = support::http_filter("", "{match: {prefix: /}, route: {cluster: backend}}");
+    let filter = "{name: proxy, typed_config: {'@type': type.googleapis.com/envoy.extensions.filters.listener.proxy_protocol.v3.ProxyProtocol}}";
+    let listener = support::listener("front", &http).replacen(
+        '{',
+        &format!("{{listener_filters_timeout: 0s, listener_filters: [{filter}], "),
+        1,
+    );
+    let clusters = support::cluster("backend", &[origin.address], "");
+    let proxy =
+        support::proxy(&format!("{{static_resources: {{listeners: [{listener}], clusters: [{clusters}]}}}}")).await;
+    let front = proxy.listener_addr("front").unwrap();
+    for sent in [&b"PROXY TCP4 10.0.0.1 10."[..], b"\r\n\r\n\0\r\nQUIT\n\x21\x11"] {
+        let mut stream = TcpStream::connect(front).await.unwrap();
+        stream.write_all(sent).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut answer = Vec::new();
+        // Closed or reset, but over.
+        let _ = within(stream.read_to_end(&mut answer)).await;
+        assert_eq!(answer, b"");
+    }
+    proxy.stop().await;
+}
