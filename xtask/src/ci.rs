@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::{process, tidy};
+use crate::{fuzz, process, tidy};
 
 /// Arguments of `ci`.
 #[derive(clap::Args)]
@@ -49,6 +49,8 @@ const TIERS: &[Tier] = &[
         ],
         run: netns,
     },
+    Tier { name: "fuzz", needs: &[fuzz::CXX], run: fuzz::smoke },
+    Tier { name: "instructions", needs: &[tools::VALGRIND, tools::GUNGRAUN], run: instructions },
     Tier { name: "codegen", needs: &[], run: || crate::codegen::check() },
     Tier { name: "doc", needs: &[], run: doc },
 ];
@@ -116,9 +118,20 @@ fn clippy() -> Result<()> {
 
 /// `--all-targets` leaves out what `cargo test` leaves out, so the lints run here.
 fn netns() -> Result<()> {
-    let target = ["-p", "integration-tests", "--test", "netns"];
+    // The whole workspace, so that the features of all crates are those of the tiers before, and nothing is built twice.
+    let target = ["--workspace", "--test", "netns"];
     process::run("cargo", &[&["clippy"], &target[..], &["--", "-D", "warnings"]].concat())?;
     process::run("cargo", &[&["test"], &target[..]].concat())
+}
+
+/// Limits are in the bench: what passes one fails.
+fn instructions() -> Result<()> {
+    let runner = tools::GUNGRAUN.path()?;
+    process::run_with(
+        "cargo",
+        &["bench", "-p", "mesh-proxy", "--bench", "instructions"],
+        &[("GUNGRAUN_RUNNER", &*runner.to_string_lossy())],
+    )
 }
 
 fn doc() -> Result<()> {

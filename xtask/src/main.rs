@@ -5,6 +5,7 @@
 mod bench;
 mod ci;
 mod codegen;
+mod fuzz;
 mod process;
 mod tidy;
 
@@ -25,6 +26,8 @@ enum Command {
     Ci(ci::Arguments),
     /// Generated code and descriptors of `proto`.
     Codegen(codegen::Arguments),
+    /// libFuzzer on the targets of proxy/fuzz.
+    Fuzz(fuzz::Arguments),
     /// The rules of docs/architecture.md that a program can check.
     Tidy,
 }
@@ -34,6 +37,7 @@ fn main() -> anyhow::Result<()> {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Ci(arguments) => ci::run(&arguments),
         Command::Codegen(arguments) => codegen::run(&arguments),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Tidy => tidy::run(),
     }
 }

