@@ -355,6 +355,7 @@ fn spawn_sources(running: &Arc<Running>, stop: &CancellationToken) {
                     metrics.upkeep();
                     if mesh_proto::descriptor::forget_unused() {
                         memory::give_back();
+                        memory::forget_program();
                     }
                 }
             }
