@@ -14,7 +14,7 @@ fn take(any: &wkt::Any, context: &Context) -> Result<(), Refusal> {
         type_url::CLUSTER => decode::cluster::cluster(&unpack(any).unwrap(), context).map(drop),
         type_url::ENDPOINT => decode::cluster::load_assignment(&unpack(any).unwrap()).map(drop),
         type_url::LISTENER => decode::listener::listener(&unpack(any).unwrap(), context).map(drop),
-        type_url::ROUTE => decode::route::route_config(&unpack(any).unwrap()).map(drop),
+        type_url::ROUTE => decode::route::route_config(&unpack(any).unwrap(), None).map(drop),
         // The certificates of the cases are words.
         type_url::SECRET => {
             let _: tls::Secret = unpack(any).unwrap();

@@ -59,7 +59,7 @@ fn table() -> RouteTable {
         })
         .collect();
     let raw = from_yaml(&format!("{{name: '80', virtual_hosts: [{}]}}", hosts.join(", ")));
-    route_config(&raw.unwrap_or_else(|error| panic!("{error}"))).unwrap_or_else(|error| panic!("{error}"))
+    route_config(&raw.unwrap_or_else(|error| panic!("{error}")), None).unwrap_or_else(|error| panic!("{error}"))
 }
 
 #[library_benchmark(setup = table, config = at_most(600_000))]

@@ -879,24 +879,6 @@ data: {mesh: 'a: ['}
     );
 }
 
-/// VM8: what only a stock Envoy does is told, and keeps nothing out.
-#[test]
-fn prefixes_of_statistics_have_no_effect() {
-    check(
-"apiVersion: networking.istio.io/v1
-kind: VirtualService
-metadata: {name: a}
-spec:
-  hosts: [a]
-  http:
-  - match: [{uri: {prefix: /}, statPrefix: shop}]
-    route: [{destination: {host: a}}]
-",
-"a.yaml:7:32: warning[IST0106]: VirtualService default/a: http[0].match[0].statPrefix: has no effect but in a stock Envoy: the mesh's proxies have Istio's metrics, which know no routes; remove it, and give a name, which is in the access log
-",
-    );
-}
-
 /// Kinds that are refused as a whole, and what the message names instead.
 #[test]
 fn kinds_that_are_not_supported_name_a_substitute() {

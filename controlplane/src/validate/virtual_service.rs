@@ -216,11 +216,6 @@ fn http_match(check: &mut Check<'_>, at: &At, matched: &HttpMatchRequest) {
             &prefix,
             format!("holds the character {:?}; use letters, digits, `.`, `-` and `_`", char::from(byte)),
         );
-    } else if !matched.stat_prefix.is_empty() {
-        check.warning(
-            &prefix,
-            "has no effect but in a stock Envoy: the mesh's proxies have Istio's metrics, which know no routes; remove it, and give a name, which is in the access log",
-        );
     }
 }
 

@@ -1,7 +1,7 @@
 //! A whole proxy between a client that sends anything and an application. An input is what the client sends before it ends its side.
 
 use std::convert::Infallible;
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, mpsc};
@@ -18,6 +18,8 @@ use mesh_proxy::bootstrap::Bootstrap;
 
 /// Far above what any answer may take; the time-outs of the bootstrap end what an application would wait for.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Long enough for an answer that comes.
+const LISTENS: Duration = Duration::from_millis(5);
 /// What the proxy adds to every request: one without it was smuggled past the proxy.
 const MARK: &str = "x-passed";
 
@@ -40,20 +42,29 @@ pub fn request(data: &[u8]) {
 
 fn exchange(address: SocketAddr, data: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).unwrap_or_else(|error| panic!("the proxy is gone: {error}"));
-    let fine = |error: &std::io::Error| {
-        matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::NotConnected)
-    };
-    for result in [stream.set_read_timeout(Some(PATIENCE)), stream.write_all(data), stream.shutdown(Shutdown::Write)] {
-        match result {
-            Err(error) if !fine(&error) => panic!("sending: {error}"),
-            _ => {}
-        }
-    }
     let mut answer = Vec::new();
-    match stream.read_to_end(&mut answer) {
-        Err(error) if !fine(&error) => panic!("no answer and no end: {error}"),
+    match talk(&mut stream, data, &mut answer) {
+        Err(error) if !is_end(&error) => panic!("no answer and no end: {error}"),
         _ => answer,
     }
+}
+
+/// A client that ends its side has gone, and its request with it: so it listens first.
+fn talk(stream: &mut TcpStream, data: &[u8], answer: &mut Vec<u8>) -> io::Result<()> {
+    // What was refused before all of it was read may have an answer all the same.
+    let _ = stream.write_all(data);
+    stream.set_read_timeout(Some(LISTENS))?;
+    match stream.read_to_end(answer) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+        other => return other.map(|_| ()),
+    }
+    stream.shutdown(Shutdown::Write)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.read_to_end(answer).map(|_| ())
+}
+
+fn is_end(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::NotConnected)
 }
 
 /// Threads of the proxy, and that of the application.
@@ -100,7 +111,7 @@ impl Place {
 
 type Broken = &'static Mutex<Option<String>>;
 
-async fn application(broken: Broken) -> std::io::Result<(impl Future<Output = ()>, SocketAddr)> {
+async fn application(broken: Broken) -> io::Result<(impl Future<Output = ()>, SocketAddr)> {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let report = move |what: String| *broken.lock().unwrap_or_else(|error| error.into_inner()) = Some(what);

@@ -1,7 +1,8 @@
 //! `/stats` and `/stats/prometheus`: Envoy's names for what users' scripts and dashboards read, and Istio's metrics.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use serde_json::json;
@@ -11,7 +12,10 @@ use crate::Name;
 use crate::app::Running;
 use crate::balance::Resource;
 use crate::drain::Phase;
+use crate::http::RouteSource;
+use crate::listener::ChainProtocol;
 use crate::runtime::PoolCounts;
+use crate::snapshot::Snapshot;
 use crate::xds::kind::Kind;
 
 /// A number with its names.
@@ -19,6 +23,8 @@ struct Stat {
     /// `cluster`, `listener`, …; what follows it in Envoy's dotted form; what it is called.
     scope: &'static str,
     of: Option<Name>,
+    /// Of a virtual host: the `stat_prefix` of its route.
+    route: Option<Name>,
     name: String,
     gauge: bool,
     value: u64,
@@ -73,9 +79,10 @@ pub(super) fn prometheus(running: &Running) -> String {
 
 impl Stat {
     fn dotted(&self) -> String {
-        match &self.of {
-            Some(of) => format!("{}.{of}.{}", self.scope, self.name),
-            None => format!("{}.{}", self.scope, self.name),
+        match (&self.of, &self.route) {
+            (Some(of), Some(route)) => format!("{}.{of}.route.{route}.{}", self.scope, self.name),
+            (Some(of), None) => format!("{}.{of}.{}", self.scope, self.name),
+            (None, _) => format!("{}.{}", self.scope, self.name),
         }
     }
 
@@ -89,15 +96,18 @@ impl Stat {
                 break;
             }
         }
-        if let Some(of) = &self.of {
-            let label = match self.scope {
-                "cluster" => "cluster_name",
-                _ => "envoy_listener_address",
-            };
-            labels.push(format!("{label}=\"{}\"", of.replace('\\', "\\\\").replace('"', "\\\"")));
+        let label = match self.scope {
+            "cluster" => "cluster_name",
+            "vhost" => "envoy_virtual_host",
+            _ => "envoy_listener_address",
+        };
+        for (label, value) in [(label, &self.of), ("envoy_route", &self.route)] {
+            if let Some(value) = value {
+                labels.push(format!("{label}=\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\"")));
+            }
         }
         let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-        let clean: String = format!("envoy_{}_{name}", self.scope)
+        let clean: String = format!("envoy_{}_{}{name}", self.scope, if self.route.is_some() { "route_" } else { "" })
             .chars()
             .map(|one| if one.is_ascii_alphanumeric() { one } else { '_' })
             .collect();
@@ -108,7 +118,7 @@ impl Stat {
 fn collect(running: &Running) -> Vec<Stat> {
     let mut all = Vec::new();
     let mut add = |scope, of: Option<&Name>, name: &str, gauge, value: u64| {
-        all.push(Stat { scope, of: of.cloned(), name: name.to_owned(), gauge, value });
+        all.push(Stat { scope, of: of.cloned(), route: None, name: name.to_owned(), gauge, value });
     };
     let load = |number: &std::sync::atomic::AtomicU64| number.load(Ordering::Relaxed);
     let snapshot = running.store.load();
@@ -120,14 +130,14 @@ fn collect(running: &Running) -> Vec<Stat> {
         let healthy =
             set.iter().filter(|endpoint| endpoint.spec.healthy && !endpoint.live.outlier.is_ejected(now)).count();
         let name = Some(name);
-        for (class, count) in usage.classes.iter().enumerate() {
+        for (class, count) in usage.answers.classes.iter().enumerate() {
             add("cluster", name, &format!("upstream_rq_{}xx", class + 1), false, load(count));
         }
         for (what, count) in [
-            ("upstream_rq_total", &usage.requests),
-            ("upstream_rq_completed", &usage.requests),
-            ("upstream_rq_timeout", &usage.timeouts),
-            ("upstream_rq_retry", &usage.retries),
+            ("upstream_rq_total", &usage.answers.requests),
+            ("upstream_rq_completed", &usage.answers.requests),
+            ("upstream_rq_timeout", &usage.answers.timeouts),
+            ("upstream_rq_retry", &usage.answers.retries),
             ("upstream_rq_pending_overflow", &usage.overflows),
             ("upstream_cx_total", &usage.connections),
             ("upstream_cx_connect_fail", &usage.connect_failures),
@@ -200,6 +210,46 @@ fn collect(running: &Running) -> Vec<Stat> {
     if let Some(expiry) = expiry {
         let days = (expiry - jiff::Timestamp::now().as_second()) / 86_400;
         add("server", None, "days_until_first_cert_expiring", true, u64::try_from(days).unwrap_or(0));
+    }
+    all.extend(of_routes(&snapshot));
+    all
+}
+
+/// Counts of the routes that have a `stat_prefix` (VM8).
+fn of_routes(snapshot: &Snapshot) -> Vec<Stat> {
+    let chains = snapshot.listeners.values().flat_map(|listener| listener.all_chains());
+    let inline = chains.filter_map(|chain| match &chain.protocol {
+        ChainProtocol::Http(http) => match &http.routes {
+            RouteSource::Inline(table) => Some(table),
+            RouteSource::Named(_) => None,
+        },
+        ChainProtocol::Tcp(_) => None,
+    });
+    let mut all = Vec::new();
+    let mut seen = HashSet::new();
+    for counts in snapshot.routes.values().chain(inline).flat_map(|table| table.counts()) {
+        // Several routes may share them.
+        if !seen.insert(Arc::as_ptr(counts)) {
+            continue;
+        }
+        let answers = &counts.answers;
+        let classes =
+            answers.classes.iter().enumerate().map(|(at, count)| (format!("upstream_rq_{}xx", at + 1), count));
+        let others = [
+            ("upstream_rq_total", &answers.requests),
+            ("upstream_rq_completed", &answers.requests),
+            ("upstream_rq_timeout", &answers.timeouts),
+            ("upstream_rq_retry", &answers.retries),
+        ];
+        let others = others.into_iter().map(|(name, count)| (name.to_owned(), count));
+        all.extend(classes.chain(others).map(|(name, count)| Stat {
+            scope: "vhost",
+            of: Some(counts.host.clone()),
+            route: Some(counts.prefix.clone()),
+            name,
+            gauge: false,
+            value: count.load(Ordering::Relaxed),
+        }));
     }
     all
 }

@@ -13,6 +13,7 @@ use super::pick::Algorithm;
 use super::recent::Recent;
 use crate::Name;
 use crate::http::error::Error;
+use crate::telemetry::answers::Answers;
 use crate::tls::ClientTls;
 
 /// What configuration says of a cluster.
@@ -193,45 +194,14 @@ pub struct Usage {
     /// Endpoints ejected so far.
     pub ejections: AtomicU64,
     /// Requests that have ended.
-    pub requests: AtomicU64,
-    /// Of these, by class of status: 1xx to 5xx.
-    pub classes: [AtomicU64; 5],
-    /// Of these, those whose time was up.
-    pub timeouts: AtomicU64,
-    /// Tries beside the first.
-    pub retries: AtomicU64,
+    pub answers: Answers,
     /// Connections made or tried.
     pub connections: AtomicU64,
     /// Of these, those that failed.
     pub connect_failures: AtomicU64,
 }
 
-/// A request that has ended, as a cluster counts it.
-#[derive(Debug, Clone, Copy)]
-pub struct Ended {
-    /// Status for the client; 0 if none was sent.
-    pub status: u16,
-    /// Tries made.
-    pub attempts: u32,
-    /// Its time was up.
-    pub timed_out: bool,
-}
-
 impl Usage {
-    /// Counts a request.
-    pub fn ended(&self, ended: Ended) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        if let Some(class) = usize::from(ended.status / 100).checked_sub(1).and_then(|class| self.classes.get(class)) {
-            class.fetch_add(1, Ordering::Relaxed);
-        }
-        if ended.timed_out {
-            self.timeouts.fetch_add(1, Ordering::Relaxed);
-        }
-        if ended.attempts > 1 {
-            self.retries.fetch_add(u64::from(ended.attempts) - 1, Ordering::Relaxed);
-        }
-    }
-
     /// Counts a connection.
     pub fn dialed(&self, failed: bool) {
         self.connections.fetch_add(1, Ordering::Relaxed);

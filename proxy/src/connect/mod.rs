@@ -10,6 +10,7 @@ use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use tokio::time::Instant;
@@ -20,6 +21,7 @@ use crate::balance::{
 };
 use crate::http::body::RequestBody;
 use crate::http::error::Error;
+use crate::http::names;
 use crate::runtime::PoolCounts;
 use crate::snapshot::Snapshot;
 use crate::tls::TlsInfo;
@@ -74,6 +76,8 @@ pub struct Meta {
     created: Instant,
     requests: Cell<u32>,
     streams: Cell<u32>,
+    /// How long the endpoint keeps it without a request, if it told.
+    kept: Cell<Option<Duration>>,
 }
 
 /// A connection taken for one request.
@@ -273,7 +277,9 @@ impl Pools {
             let fresh = |since: Instant, meta: &Meta| {
                 limit.is_none_or(|limit| now.duration_since(since) < limit) && fits(&cluster, meta)
             };
-            pool.idle.borrow_mut().retain(|one| !one.sender.is_closed() && fresh(one.since, &one.meta));
+            pool.idle
+                .borrow_mut()
+                .retain(|one| !one.sender.is_closed() && !one.meta.may_close(one.since) && fresh(one.since, &one.meta));
             pool.shared
                 .borrow_mut()
                 .retain(|one| !one.sender.is_closed() && (one.meta.streams.get() > 0 || fresh(one.used, &one.meta)));
@@ -367,7 +373,7 @@ impl Pool {
                     idle.remove(at);
                 } else if idle[at].sender.is_ready() {
                     let one = idle.remove(at);
-                    if !one.meta.is_alive() || !fits(&cluster, &one.meta) {
+                    if one.meta.may_close(one.since) || !one.meta.is_alive() || !fits(&cluster, &one.meta) {
                         continue;
                     }
                     one.meta.requests.set(one.meta.requests.get() + 1);
@@ -399,6 +405,7 @@ impl Pool {
             created: Instant::now(),
             requests: 1.into(),
             streams: 1.into(),
+            kept: Cell::default(),
         });
         Ok(match dialed.sender {
             dial::Sender::Http1(sender) => Taken::Http1(Http1 { sender, meta, reused: false, pool: self }),
@@ -417,7 +424,28 @@ fn fits(cluster: &Cluster, meta: &Meta) -> bool {
         && cluster.config.max_connection_duration.is_none_or(|limit| meta.created.elapsed() < limit)
 }
 
+/// What `keep-alive: timeout=5, max=100` promises.
+fn kept(headers: &http::HeaderMap) -> Option<Duration> {
+    let value = headers.get(names::KEEP_ALIVE)?.to_str().ok()?;
+    let parameters = value.split(',').filter_map(|one| one.trim().split_once('='));
+    let mut timeouts = parameters.filter(|(name, _)| name.trim().eq_ignore_ascii_case("timeout"));
+    timeouts.next()?.1.trim().parse().ok().map(Duration::from_secs)
+}
+
 impl Meta {
+    /// Learns from an answer how long the endpoint keeps the connection (BX11).
+    pub fn learn(&self, headers: &http::HeaderMap) {
+        if let Some(told) = kept(headers) {
+            self.kept.set(Some(told));
+        }
+    }
+
+    /// True if the endpoint may close a connection that is idle since then before it has a request: what it promised is nearly over. A tenth
+    /// is left for the way there.
+    fn may_close(&self, since: Instant) -> bool {
+        self.kept.get().is_some_and(|kept| since.elapsed() >= kept - kept / 10)
+    }
+
     /// False if the endpoint has closed the connection or sent something unasked.
     ///
     /// hyper learns of a close only when the reactor has run; between two requests it may not have. One `recv` with
@@ -440,5 +468,40 @@ impl Http1 {
         drop(cluster);
         self.pool.idle.borrow_mut().push(Idle { sender: self.sender, meta: self.meta, since: Instant::now() });
         self.pool.room.returned.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_endpoint_will_close_soon_is_not_used() {
+        for (header, kept) in [
+            ("timeout=5", Some(5)),
+            ("max=100, Timeout = 10", Some(10)),
+            ("timeout=0", Some(0)),
+            ("max=3", None),
+            ("timeout=soon", None),
+        ] {
+            let headers = [(names::KEEP_ALIVE, http::HeaderValue::from_static(header))].into_iter().collect();
+            let meta = Meta {
+                local: None,
+                tls: None,
+                socket: None,
+                created: Instant::now(),
+                requests: Cell::default(),
+                streams: Cell::default(),
+                kept: Cell::default(),
+            };
+            meta.learn(&headers);
+            let since = Instant::now();
+            assert_eq!(meta.may_close(since), kept == Some(0), "{header}");
+            tokio::time::advance(Duration::from_millis(4_400)).await;
+            assert_eq!(meta.may_close(since), kept == Some(0), "{header}");
+            tokio::time::advance(Duration::from_millis(100)).await;
+            assert_eq!(meta.may_close(since), kept.is_some_and(|kept| kept <= 5), "{header}");
+        }
     }
 }

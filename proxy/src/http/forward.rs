@@ -423,6 +423,9 @@ async fn send(
                     // Two opinions on where the answer ends: the next one on this connection could be anybody's.
                     return Err(Error::UpstreamProtocol("both content-length and transfer-encoding".into()));
                 }
+                if let Taken::Http1(connection) = &taken {
+                    connection.meta.learn(headers);
+                }
                 return Ok((response, taken));
             }
             Err(mut failed) => {

@@ -21,7 +21,6 @@ use super::normalize::{self, Path};
 use super::reply::{local, locate, redirect, reply};
 use super::serve::{Active, Activity};
 use super::{HttpChain, RouteSource, ServerHeader, StripPort, Underscores, headers};
-use crate::balance::cluster::Ended;
 use crate::drain::Phase;
 use crate::listener::ChainProtocol;
 use crate::listener::place::Place;
@@ -32,6 +31,7 @@ use crate::route::action::Action;
 use crate::route::domain::without_port;
 use crate::route::{RequestHead, Route, RouteTable, VirtualHost, is_grpc};
 use crate::telemetry::access_log::AccessLog;
+use crate::telemetry::answers::Ended;
 use crate::telemetry::record::{Flags, Record};
 use crate::worker::Worker;
 
@@ -80,11 +80,15 @@ impl Finish {
             self.record.grpc_messages.0 = progress.messages.count();
         }
         if let Some(cluster) = &self.record.cluster {
-            cluster.usage.ended(Ended {
+            let ended = Ended {
                 status: self.record.status,
                 attempts: self.record.attempts,
                 timed_out: self.record.flags.has(Flags::UT),
-            });
+            };
+            cluster.usage.answers.ended(ended);
+            if let Some(counts) = &self.record.route_counts {
+                counts.answers.ended(ended);
+            }
         }
         self.worker.metrics.http(&self.record);
         for log in &self.logs {
@@ -315,6 +319,7 @@ async fn respond(
     finish.record.client = exchange.told_client();
     if let Some((_, route)) = selected {
         finish.record.route_name = route.name.clone();
+        finish.record.route_counts = route.counts.clone();
         if let Action::Forward(action) = &route.action {
             let named = action.target.only().filter(|name| exchange.snapshot.clusters.contains_key(*name));
             finish.record.cluster_name = named.cloned();
@@ -341,6 +346,7 @@ async fn respond(
         exchange.note(&mut finish);
         // No route of the host has a part in this.
         (finish.record.route_name, finish.record.cluster_name) = (None, None);
+        finish.record.route_counts = None;
         let location = format!("https://{}{}", exchange.authority, exchange.head().path_and_query);
         return redirect(StatusCode::MOVED_PERMANENTLY, &location, finish, exchange.grpc);
     }

@@ -37,3 +37,5 @@ pub const UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static(header::UP
 pub const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 /// How long a gRPC call may take.
 pub const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+/// How long a connection of HTTP/1 is kept that has no request (RFC 9112, appendix C.2.2).
+pub const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");

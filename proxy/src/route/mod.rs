@@ -14,6 +14,7 @@ use crate::Name;
 use crate::policy::authz::RbacOverride;
 use crate::policy::headers::HeaderOps;
 use crate::policy::retry::RetryPolicy;
+use crate::telemetry::answers::Answers;
 pub use action::{Action, Direct, Forward, Redirect, WeightedCluster};
 use matcher::{HeaderMatcher, PathMatcher, QueryMatcher};
 
@@ -101,6 +102,26 @@ pub struct Route {
     pub config: Option<Name>,
     /// Authorization that replaces the chain's.
     pub rbac: Option<RbacOverride>,
+    /// Counters of its own (`stat_prefix`).
+    pub counts: Option<Arc<RouteCounts>>,
+}
+
+/// What routes of one `stat_prefix` counted: Envoy's `vhost.HOST.route.PREFIX.`.
+#[derive(Debug)]
+pub struct RouteCounts {
+    /// The virtual host.
+    pub host: Name,
+    /// The prefix.
+    pub prefix: Name,
+    /// Requests to a cluster that have ended.
+    pub answers: Answers,
+}
+
+impl RouteTable {
+    /// All counters of routes.
+    pub fn counts(&self) -> impl Iterator<Item = &Arc<RouteCounts>> {
+        self.virtual_hosts.iter().flat_map(|host| &host.routes).filter_map(|route| route.counts.as_ref())
+    }
 }
 
 /// A resolved `RouteMatch`: all must hold.

@@ -139,6 +139,8 @@ pub struct Record {
     pub grpc_messages: (u64, u64),
     /// Name of the route.
     pub route_name: Option<Name>,
+    /// Counters of the route, if it is to be told apart.
+    pub route_counts: Option<Arc<crate::route::RouteCounts>>,
     /// Cluster chosen.
     pub cluster: Option<Arc<Cluster>>,
     /// Name of the cluster that the route names, also of one that was not used.
@@ -197,6 +199,7 @@ impl Record {
             grpc_status: None,
             grpc_messages: (0, 0),
             route_name: None,
+            route_counts: None,
             cluster: None,
             cluster_name: None,
             client: None,

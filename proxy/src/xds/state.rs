@@ -252,7 +252,8 @@ impl State {
             }
             Kind::Route => {
                 let raw: route::RouteConfiguration = unpack(&any)?;
-                let newest = Arc::new(decode::route::route_config(&raw)?);
+                let before = self.routes.get(name).map(|held| &*held.value.newest);
+                let newest = Arc::new(decode::route::route_config(&raw, before)?);
                 let live = self.routes.get(name).and_then(|held| held.value.live.clone());
                 self.routes.insert(name.clone(), frame(any).with(RouteHeld { newest, live, since: now }));
             }

@@ -160,6 +160,39 @@ async fn a_pooled_connection_that_died_costs_no_request() {
     within(proxy.stop()).await;
 }
 
+/// BX11: how long an application keeps a connection is learned from its answers. One that keeps it no longer than the answer is never sent
+/// a second request on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_not_used_longer_than_its_server_keeps_it() {
+    for (keep_alive, reused) in [("timeout=0", false), ("timeout=60, max=1000", true), ("max=9", true)] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let counted = accepted.clone();
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                counted.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(async move {
+                    let mut buffer = [0; 4096];
+                    while stream.read(&mut buffer).await.unwrap_or(0) > 0 {
+                        let answer =
+                            format!("HTTP/1.1 200 OK\r\nkeep-alive: {keep_alive}\r\ncontent-length: 2\r\n\r\nok");
+                        stream.write_all(answer.as_bytes()).await.unwrap();
+                    }
+                });
+            }
+        });
+        let proxy = proxy_with(&Front::to(address).yaml(), 1).await;
+        let front = proxy.listener_addr("front").unwrap();
+        for _ in 0..5 {
+            assert_eq!(send(front, request_of(Method::GET, "/", "")).await.status, 200);
+        }
+        assert_eq!(accepted.load(Ordering::SeqCst) < 5, reused, "{keep_alive}");
+        within(proxy.stop()).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn header_case_and_trailers_pass() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

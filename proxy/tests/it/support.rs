@@ -39,8 +39,13 @@ pub fn answer(status: u16, text: impl Into<Bytes>) -> Response<AnyBody> {
 
 /// Starts a proxy with two workers from the text of a bootstrap, and waits until it is ready.
 pub async fn proxy(yaml: &str) -> Proxy {
+    proxy_with(yaml, 2).await
+}
+
+/// The same with so many workers; each has connections of its own.
+pub async fn proxy_with(yaml: &str, workers: usize) -> Proxy {
     let bootstrap = Bootstrap::from_yaml(yaml).unwrap_or_else(|error| panic!("{error}\n{yaml}"));
-    let proxy = Proxy::start(bootstrap, Options { workers: 2 }).await.unwrap();
+    let proxy = Proxy::start(bootstrap, Options { workers }).await.unwrap();
     within(proxy.ready()).await;
     proxy
 }

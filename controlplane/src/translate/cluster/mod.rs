@@ -110,6 +110,9 @@ impl Outbound<'_> {
             cluster.lb_policy = LbPolicy::LeastRequest.into();
         }
         policy::connection_pool(&mut cluster, self.traffic, speaks, mesh);
+        if self.node.ferromesh && speaks != Speaks::Tcp {
+            policy::default_retry_budget(&mut cluster, self.traffic);
+        }
         policy::outlier_detection(&mut cluster, self.traffic.outlier_detection.as_ref());
         let Self { context, node, service, port, subset, .. } = self;
         let towards = tls::Towards { context, node, service, port, subset, speaks };

@@ -131,6 +131,23 @@ pub fn connection_pool(cluster: &mut Cluster, policy: &TrafficPolicy, speaks: Sp
     http_options(cluster, speaks, common, &http, errors.unwrap_or_default());
 }
 
+/// Retries while a fifth of the requests under way are retries already would make an outage worse (BX10): our proxies keep to that unless the
+/// rule says how many there may be. Ten at a time are always allowed. See docs/decisions/007.
+pub fn default_retry_budget(cluster: &mut Cluster, policy: &TrafficPolicy) {
+    let pool = policy.connection_pool.as_ref().and_then(|pool| pool.http.as_ref());
+    if policy.retry_budget.is_some() || pool.is_some_and(|http| http.max_retries > 0) {
+        return;
+    }
+    for thresholds in cluster.circuit_breakers.iter_mut().flat_map(|breakers| &mut breakers.thresholds) {
+        thresholds.max_retries = None;
+        thresholds.retry_budget = Some(circuit_breakers::thresholds::RetryBudget {
+            budget_percent: Some(envoy_type::Percent { value: 20.0 }),
+            min_retry_concurrency: wire::number(10),
+            budget_interval: None,
+        });
+    }
+}
+
 /// `errors` are the statuses that outlier detection counts (OD8); all 5xx if none is named.
 fn http_options(
     cluster: &mut Cluster,

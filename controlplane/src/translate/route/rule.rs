@@ -69,11 +69,7 @@ fn translate(
         decorator: Some(decorator(operation(site, config, &r#match, &action))),
         r#match: Some(r#match),
         metadata: Some(wire::config_metadata(&config.key)),
-        // Our own proxy has no statistics of routes.
-        stat_prefix: condition
-            .filter(|_| !site.node.ferromesh)
-            .map(|condition| condition.stat_prefix.clone())
-            .unwrap_or_default(),
+        stat_prefix: condition.map(|condition| condition.stat_prefix.clone()).unwrap_or_default(),
         request_headers_to_add: operations.request_add,
         request_headers_to_remove: operations.request_remove,
         response_headers_to_add: operations.response_add,

@@ -103,7 +103,7 @@ fn routes(raw: &hcm::HttpConnectionManager) -> Decoded<(RouteSource, NamedRoutes
     use hcm::http_connection_manager::RouteSpecifier as R;
     match raw.route_specifier.as_ref() {
         Some(R::RouteConfig(table)) => {
-            Ok((RouteSource::Inline(Arc::new(route::route_config(table).at("route_config")?)), None))
+            Ok((RouteSource::Inline(Arc::new(route::route_config(table, None).at("route_config")?)), None))
         }
         Some(R::Rds(rds)) if rds.route_config_name.is_empty() => {
             Err(Refusal::field("rds.route_config_name", "is required"))

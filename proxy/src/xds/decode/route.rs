@@ -1,5 +1,6 @@
 //! `RouteConfiguration` → [`crate::route::RouteTable`].
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use super::{
     At, Decoded, Refusal, authz, duration, each, fraction, istio_metadata, limit, matcher, optional_duration, required,
     unpack,
 };
+use crate::Name;
 use crate::policy::authz::RbacOverride;
 use crate::policy::headers::{Addition, Append, HeaderOps, Value};
 use crate::policy::retry::{Conditions, RetryPolicy};
@@ -20,23 +22,28 @@ use crate::route::action::{
 };
 use crate::route::domain::DomainIndex;
 use crate::route::matcher::{PathMatcher, QueryMatcher, Regex};
-use crate::route::{Route, RouteMatch, RouteTable, VirtualHost};
+use crate::route::{Route, RouteCounts, RouteMatch, RouteTable, VirtualHost};
+use crate::telemetry::answers::Answers;
 
 /// Envoy's timeout of a route that names none.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A whole route table.
-pub fn route_config(raw: &route::RouteConfiguration) -> Decoded<RouteTable> {
+///
+/// Routes count on where the same of `before`, the table that this one replaces, left off.
+pub fn route_config(raw: &route::RouteConfiguration, before: Option<&RouteTable>) -> Decoded<RouteTable> {
     if raw.vhds.is_some() {
         return Err(Refusal::field("vhds", "on-demand virtual hosts are not supported yet"));
     }
+    let counts = before.into_iter().flat_map(RouteTable::counts).cloned();
+    let counts = RefCell::new(counts.map(|one| ((one.host.clone(), one.prefix.clone()), one)).collect());
     let mut table = RouteTable {
         name: (!raw.name.is_empty()).then(|| raw.name.as_str().into()),
         ignore_port: raw.ignore_port_in_host_matching,
         request_headers: header_ops(&raw.request_headers_to_add, &raw.request_headers_to_remove, "request")?,
         response_headers: header_ops(&raw.response_headers_to_add, &raw.response_headers_to_remove, "response")?,
         most_specific_wins: raw.most_specific_header_mutations_wins,
-        virtual_hosts: each("virtual_hosts", &raw.virtual_hosts, virtual_host)?,
+        virtual_hosts: each("virtual_hosts", &raw.virtual_hosts, |host| virtual_host(host, &mut counts.borrow_mut()))?,
         domains: DomainIndex::default(),
     };
     if let Some(limit) = &raw.max_direct_response_body_size_bytes {
@@ -66,7 +73,10 @@ fn direct_bodies(table: &RouteTable, limit: usize) -> Decoded<()> {
     Ok(())
 }
 
-fn virtual_host(raw: &route::VirtualHost) -> Decoded<VirtualHost> {
+/// Counters by virtual host and prefix: routes with the same of both share them.
+type Counts = HashMap<(Name, Name), Arc<RouteCounts>>;
+
+fn virtual_host(raw: &route::VirtualHost, counts: &mut Counts) -> Decoded<VirtualHost> {
     use route::virtual_host::TlsRequirementType as Tls;
     if raw.domains.is_empty() {
         return Err(Refusal::field("domains", "is required"));
@@ -74,9 +84,15 @@ fn virtual_host(raw: &route::VirtualHost) -> Decoded<VirtualHost> {
     if raw.matcher.is_some() {
         return Err(Refusal::field("matcher", "generic matchers are not supported; use routes"));
     }
+    let name: Name = raw.name.as_str().into();
+    let counts = RefCell::new(counts);
+    let one = |raw: &route::Route| {
+        let counts = counted(&name, &raw.stat_prefix, &mut counts.borrow_mut());
+        route(raw, counts).map(Arc::new)
+    };
     Ok(VirtualHost {
-        name: raw.name.as_str().into(),
-        routes: each("routes", &raw.routes, |route| self::route(route).map(Arc::new))?,
+        routes: each("routes", &raw.routes, one)?,
+        name,
         require_tls: matches!(Tls::try_from(raw.require_tls), Ok(Tls::All | Tls::ExternalOnly)),
         request_headers: header_ops(&raw.request_headers_to_add, &raw.request_headers_to_remove, "request")?,
         response_headers: header_ops(&raw.response_headers_to_add, &raw.response_headers_to_remove, "response")?,
@@ -84,6 +100,12 @@ fn virtual_host(raw: &route::VirtualHost) -> Decoded<VirtualHost> {
         retry: raw.retry_policy.as_ref().map(retry).transpose().at("retry_policy")?.map(Arc::new),
         rbac: per_filter(&raw.typed_per_filter_config)?,
     })
+}
+
+fn counted(host: &Name, prefix: &str, counts: &mut Counts) -> Option<Arc<RouteCounts>> {
+    let prefix: Name = Some(prefix).filter(|prefix| !prefix.is_empty())?.into();
+    let new = || Arc::new(RouteCounts { host: host.clone(), prefix: prefix.clone(), answers: Answers::default() });
+    Some(counts.entry((host.clone(), prefix.clone())).or_insert_with(new).clone())
 }
 
 fn per_filter(raw: &HashMap<String, wkt::Any>) -> Decoded<Option<RbacOverride>> {
@@ -96,7 +118,7 @@ fn per_filter(raw: &HashMap<String, wkt::Any>) -> Decoded<Option<RbacOverride>> 
     Ok(found)
 }
 
-fn route(raw: &route::Route) -> Decoded<Route> {
+fn route(raw: &route::Route, counts: Option<Arc<RouteCounts>>) -> Decoded<Route> {
     let action = match raw.action.as_ref() {
         None => return Err(Refusal::field("action", "needs one of route, redirect, direct_response")),
         Some(route::route::Action::Route(raw)) => Action::Forward(Box::new(forward(raw).at("route")?)),
@@ -112,6 +134,7 @@ fn route(raw: &route::Route) -> Decoded<Route> {
         response_headers: header_ops(&raw.response_headers_to_add, &raw.response_headers_to_remove, "response")?,
         config: istio_metadata(&raw.metadata, "config"),
         rbac: per_filter(&raw.typed_per_filter_config)?,
+        counts,
     })
 }
 

@@ -163,7 +163,7 @@ const TABLE: &[(&str, &str)] = &[
     (
         "config.route.Route",
         "name match route redirect direct_response metadata decorator typed_per_filter_config request_headers_to_add \
-         request_headers_to_remove response_headers_to_add response_headers_to_remove",
+         request_headers_to_remove response_headers_to_add response_headers_to_remove stat_prefix",
     ),
     // A name for spans; there are none.
     ("config.route.Decorator", "*"),
