@@ -33,9 +33,21 @@ pub struct Base {
     files: usize,
 }
 
-/// File descriptors of this process.
-fn files() -> usize {
-    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
+/// The other end of a question to an admin page is still open for a moment when the answer is there.
+const CLOSED: Duration = Duration::from_millis(200);
+
+/// File descriptors of this process, once their number stands.
+async fn files() -> Result<usize> {
+    let mut before = (0, Instant::now());
+    eventually(DEADLINE, async || {
+        let now = std::fs::read_dir("/proc/self/fd")?.count();
+        if before.0 != now {
+            before = (now, Instant::now());
+        }
+        ensure!(before.1.elapsed() > CLOSED, "{now} file descriptors are open, and not for long");
+        Ok(now)
+    })
+    .await
 }
 
 impl Held {
@@ -88,7 +100,7 @@ impl Base {
             });
             all.push((*proxy, settled.await?));
         }
-        Ok(Self { proxies: all, files: files() })
+        Ok(Self { proxies: all, files: files().await? })
     }
 
     /// Waits until nothing more is held than then, beside connections that wait.
@@ -116,7 +128,7 @@ impl Base {
                 clients.1,
                 clients.0 + more
             );
-            let (now, most) = (files(), self.files as u64 + 2 * more);
+            let (now, most) = (files().await?, self.files as u64 + 2 * more);
             ensure!(now as u64 <= most, "{now} file descriptors are open, not {most} as before");
             Ok(())
         })

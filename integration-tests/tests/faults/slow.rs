@@ -212,6 +212,8 @@ async fn a_server_that_reads_slowly_holds_up_its_client_and_nobody_else() -> Res
     sending.abort();
     let _ = sending.await;
 
+    drop(server);
+
     // The gate of another server is closed.
     let server = Server::start().await?;
     mesh.apply_as("slow", &outside("slow", "HTTP", server.address, "", "")).await?;
