@@ -23,7 +23,9 @@ fn a_retry_waits_for_its_back_off() {
     MESH.run(async |mesh| {
         let app = App::start("failing", "v1").await?;
         let host = "vr6.example";
+        // Twenty retries wait at a time, more than the budget that holds without a rule.
         let yaml = entry(host, &[&app], "")
+            + &policy(host, "connectionPool: {http: {maxRetries: 100}}")
             + &virtual_service(host, &format!("{{hosts: [{host}], http: [{{retries: {{attempts: 1, retryOn: 5xx, backoff: 1s}}, route: [{{destination: {{host: {host}}}}}]}}]}}"));
         mesh.apply(&yaml).await?;
         let asked = (0..20).map(async |number| {

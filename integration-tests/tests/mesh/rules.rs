@@ -732,7 +732,7 @@ fn routes_with_a_prefix_are_counted_apart() {
         let counted = async |class: &str| {
             mesh.stat("client", &format!("vhost.{host}:80.route.shop.upstream_rq_{class}")).await
         };
-        mesh.apply(&(alias(host) + &rule("9s"))).await?;
+        mesh.apply_as("vm8", &(alias(host) + &rule("9s"))).await?;
         for (path, status) in [("/buy", "200"), ("/buy/more", "503"), ("/else", "200")] {
             ask(path).header("x-test-status", status).status().await;
         }
@@ -742,7 +742,7 @@ fn routes_with_a_prefix_are_counted_apart() {
             Ok(())
         })
         .await?;
-        mesh.apply(&(alias(host) + &rule("8s"))).await?;
+        mesh.apply_as("vm8", &(alias(host) + &rule("8s"))).await?;
         assert_eq!(ask("/buy").status().await, 200);
         eventually(DEADLINE, async || {
             let seen = counted("2xx").await?;
