@@ -49,7 +49,7 @@ const TIERS: &[Tier] = &[
         ],
         run: netns,
     },
-    Tier { name: "fuzz", needs: &[fuzz::CXX], run: fuzz::smoke },
+    Tier { name: "fuzz", needs: &[tools::CXX], run: fuzz::smoke },
     Tier { name: "instructions", needs: &[tools::VALGRIND, tools::GUNGRAUN], run: instructions },
     Tier { name: "codegen", needs: &[], run: || crate::codegen::check() },
     Tier { name: "doc", needs: &[], run: doc },

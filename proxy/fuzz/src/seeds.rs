@@ -76,8 +76,7 @@ fn read(path: &Path) -> Vec<u8> {
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {
-    // A target may have none of its own.
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.sort();
     paths

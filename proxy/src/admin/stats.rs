@@ -16,6 +16,7 @@ use crate::http::RouteSource;
 use crate::listener::ChainProtocol;
 use crate::runtime::PoolCounts;
 use crate::snapshot::Snapshot;
+use crate::telemetry::answers::Answers;
 use crate::xds::kind::Kind;
 
 /// A number with its names.
@@ -130,14 +131,10 @@ fn collect(running: &Running) -> Vec<Stat> {
         let healthy =
             set.iter().filter(|endpoint| endpoint.spec.healthy && !endpoint.live.outlier.is_ejected(now)).count();
         let name = Some(name);
-        for (class, count) in usage.answers.classes.iter().enumerate() {
-            add("cluster", name, &format!("upstream_rq_{}xx", class + 1), false, load(count));
+        for (what, count) in of_answers(&usage.answers) {
+            add("cluster", name, &what, false, count);
         }
         for (what, count) in [
-            ("upstream_rq_total", &usage.answers.requests),
-            ("upstream_rq_completed", &usage.answers.requests),
-            ("upstream_rq_timeout", &usage.answers.timeouts),
-            ("upstream_rq_retry", &usage.answers.retries),
             ("upstream_rq_pending_overflow", &usage.overflows),
             ("upstream_cx_total", &usage.connections),
             ("upstream_cx_connect_fail", &usage.connect_failures),
@@ -215,6 +212,19 @@ fn collect(running: &Running) -> Vec<Stat> {
     all
 }
 
+/// What requests came to, by Envoy's names.
+fn of_answers(answers: &Answers) -> impl Iterator<Item = (String, u64)> {
+    let classes = answers.classes.iter().enumerate().map(|(at, count)| (format!("upstream_rq_{}xx", at + 1), count));
+    let others = [
+        ("upstream_rq_total", &answers.requests),
+        ("upstream_rq_completed", &answers.requests),
+        ("upstream_rq_timeout", &answers.timeouts),
+        ("upstream_rq_retry", &answers.retries),
+    ];
+    let others = others.into_iter().map(|(name, count)| (name.to_owned(), count));
+    classes.chain(others).map(|(name, count)| (name, count.load(Ordering::Relaxed)))
+}
+
 /// Counts of the routes that have a `stat_prefix` (VM8).
 fn of_routes(snapshot: &Snapshot) -> Vec<Stat> {
     let chains = snapshot.listeners.values().flat_map(|listener| listener.all_chains());
@@ -232,23 +242,13 @@ fn of_routes(snapshot: &Snapshot) -> Vec<Stat> {
         if !seen.insert(Arc::as_ptr(counts)) {
             continue;
         }
-        let answers = &counts.answers;
-        let classes =
-            answers.classes.iter().enumerate().map(|(at, count)| (format!("upstream_rq_{}xx", at + 1), count));
-        let others = [
-            ("upstream_rq_total", &answers.requests),
-            ("upstream_rq_completed", &answers.requests),
-            ("upstream_rq_timeout", &answers.timeouts),
-            ("upstream_rq_retry", &answers.retries),
-        ];
-        let others = others.into_iter().map(|(name, count)| (name.to_owned(), count));
-        all.extend(classes.chain(others).map(|(name, count)| Stat {
+        all.extend(of_answers(&counts.answers).map(|(name, value)| Stat {
             scope: "vhost",
             of: Some(counts.host.clone()),
             route: Some(counts.prefix.clone()),
             name,
             gauge: false,
-            value: count.load(Ordering::Relaxed),
+            value,
         }));
     }
     all

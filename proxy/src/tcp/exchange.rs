@@ -14,18 +14,16 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 
-use crate::telemetry::peer::{Peer, told};
+use crate::telemetry::peer::{MAX_METADATA, Peer, told};
 
 const MAGIC: u32 = 0x3D23_0467;
 /// Bytes before the message.
 const HEAD: usize = 8;
-/// The largest message in bytes that is read; Istio's proxies send less than 2 KiB.
-const MAX: usize = 16 * 1024;
 
 /// What a node tells, as it goes over the wire. Metadata that is larger than what a peer would read is left out.
 pub fn preamble(metadata: prost_types::Struct, id: &str) -> Bytes {
     let whole = told(Some(metadata), id);
-    let body = if whole.len() <= MAX { whole } else { told(None, "") };
+    let body = if whole.len() <= MAX_METADATA { whole } else { told(None, "") };
     let length = u32::try_from(body.len()).unwrap_or_default();
     [&MAGIC.to_be_bytes()[..], &length.to_be_bytes(), &body].concat().into()
 }
@@ -77,7 +75,7 @@ fn step(head: &[u8]) -> io::Result<Step> {
     }
     let Some((fixed, body)) = head.split_at_checked(HEAD) else { return Ok(Step::More(HEAD - head.len())) };
     let length = (&fixed[magic.len()..]).get_u32() as usize;
-    if length > MAX {
+    if length > MAX_METADATA {
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("peer metadata of {length} bytes")));
     }
     Ok(match length - body.len() {

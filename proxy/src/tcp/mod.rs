@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use mesh_proto::names::PEER_EXCHANGE;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::oneshot;
 
@@ -28,7 +29,7 @@ use crate::policy::authz::Rbac;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::record::{Flags, Record};
 use crate::telemetry::stats::StatsFilter;
-use crate::tls::{AlpnUse, PEER_EXCHANGE, TlsInfo};
+use crate::tls::{AlpnUse, TlsInfo};
 use crate::worker::Worker;
 
 use copy::Moved;
@@ -63,7 +64,7 @@ pub struct TcpChain {
 impl TcpChain {
     /// True if both sides have agreed to tell of themselves first.
     fn exchanges_over(&self, tls: Option<&TlsInfo>) -> bool {
-        self.exchanges() && tls.is_some_and(|tls| tls.alpn.as_deref() == Some(PEER_EXCHANGE))
+        self.exchanges() && tls.is_some_and(|tls| tls.alpn.as_deref() == Some(PEER_EXCHANGE.as_bytes()))
     }
 
     fn exchanges(&self) -> bool {
@@ -111,7 +112,7 @@ pub async fn serve(
         }
     }
     note(&mut record, &moved);
-    worker.metrics.tcp_closed(&mut record);
+    worker.metrics.tcp(&mut record, true);
     for log in &chain.access_logs {
         log.write(&record);
     }
@@ -181,7 +182,7 @@ async fn carry<A, B>(
     B: AsyncRead + AsyncWrite + Unpin,
 {
     if heard.is_none() {
-        worker.metrics.tcp_opened(record);
+        worker.metrics.tcp(record, false);
     }
     let copying = copy::both(client, endpoint, chain.idle_timeout, chain.max_duration, moved);
     let mut copying = std::pin::pin!(copying);
@@ -192,14 +193,13 @@ async fn carry<A, B>(
             biased;
             peer = hear(&mut heard), if heard.is_some() => {
                 record.source_peer = peer;
-                worker.metrics.tcp_opened(record);
+                worker.metrics.tcp(record, false);
                 heard = None;
             }
             copied = &mut copying => break copied,
             _ = report.tick(), if chain.stats.is_some() => {
                 note(record, moved);
-                worker.metrics.tcp_opened(record);
-                worker.metrics.tcp_moved(record);
+                worker.metrics.tcp(record, false);
             }
         }
     };

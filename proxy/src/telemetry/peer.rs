@@ -27,8 +27,8 @@ pub struct Peer {
     pub cluster: Option<Name>,
 }
 
-/// The largest peer metadata header in bytes that is read.
-const MAX_HEADER: usize = 16 * 1024;
+/// The most peer metadata in bytes that is read, as a header or before a stream; Istio's proxies send less than 2 KiB.
+pub const MAX_METADATA: usize = 16 * 1024;
 
 const STRUCT: &str = "type.googleapis.com/google.protobuf.Struct";
 
@@ -68,7 +68,7 @@ impl Peer {
 
     /// Reads such a value; `None` if it is malformed.
     pub fn decode(header: &[u8]) -> Option<Self> {
-        if header.len() > MAX_HEADER {
+        if header.len() > MAX_METADATA {
             return None;
         }
         Some(Self::from_message(prost_types::Struct::decode(STANDARD.decode(header).ok()?.as_slice()).ok()?))

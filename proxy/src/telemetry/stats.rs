@@ -210,34 +210,28 @@ impl Local {
         }
     }
 
-    /// Adds a TCP connection of which the peer is known, if it does not count yet.
-    pub fn tcp_opened(&self, record: &mut Record) {
-        let Some(stats) = record.stats.as_ref().filter(|_| !record.opened) else { return };
-        let labels = labels(&self.metrics.local, stats, record, "tcp");
-        self.metrics.counter("istio_tcp_connections_opened_total", labels).increment(1);
-        record.opened = true;
-    }
-
-    /// Adds what has moved on a TCP connection since this was called last.
-    pub fn tcp_moved(&self, record: &mut Record) {
+    /// Adds what is new of a TCP connection whose peer is known: that it was opened, what has moved since this was called last, and that it
+    /// is over. One that never reached an endpoint counts as opened and closed at once, as in Istio.
+    pub fn tcp(&self, record: &mut Record, over: bool) {
         let Some(stats) = &record.stats else { return };
-        let (received, sent) = record.counted;
-        if (received, sent) != (record.bytes_received, record.bytes_sent) {
-            let labels = labels(&self.metrics.local, stats, record, "tcp");
-            let counter = |name| self.metrics.counter(name, labels.clone());
-            counter("istio_tcp_sent_bytes_total").increment(record.bytes_sent - sent);
-            counter("istio_tcp_received_bytes_total").increment(record.bytes_received - received);
-            record.counted = (record.bytes_received, record.bytes_sent);
+        let now = (record.bytes_received, record.bytes_sent);
+        let has_moved = now != record.counted;
+        if record.opened && !has_moved && !over {
+            return;
         }
-    }
-
-    /// Adds a TCP connection that is over. One that never reached an endpoint counts as opened and closed at once, as in Istio.
-    pub fn tcp_closed(&self, record: &mut Record) {
-        self.tcp_opened(record);
-        self.tcp_moved(record);
-        let Some(stats) = &record.stats else { return };
         let labels = labels(&self.metrics.local, stats, record, "tcp");
-        self.metrics.counter("istio_tcp_connections_closed_total", labels).increment(1);
+        let counter = |name| self.metrics.counter(name, labels.clone());
+        if !record.opened {
+            counter("istio_tcp_connections_opened_total").increment(1);
+        }
+        if has_moved || over {
+            counter("istio_tcp_received_bytes_total").increment(now.0 - record.counted.0);
+            counter("istio_tcp_sent_bytes_total").increment(now.1 - record.counted.1);
+        }
+        if over {
+            counter("istio_tcp_connections_closed_total").increment(1);
+        }
+        (record.opened, record.counted) = (true, now);
     }
 
     fn resolve(&self, stats: &Arc<StatsFilter>, record: &Record) -> Handles {

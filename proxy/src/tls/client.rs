@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
+use mesh_proto::names::PEER_EXCHANGE;
 use rustls::client::Resumption;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
@@ -14,9 +15,6 @@ use super::secrets::{Cell, Certificate, Trust};
 use super::server::same;
 use super::verify::{SanMatcher, ServerVerifier};
 use super::{Parameters, TlsError, TlsInfo, info};
-
-/// The protocol by which two proxies agree to tell of themselves before the bytes of a TCP connection.
-pub const PEER_EXCHANGE: &[u8] = b"istio-peer-exchange";
 
 /// How a cluster begins TLS.
 #[derive(Debug)]
@@ -114,7 +112,7 @@ impl ClientTls {
             connector(&[b"h2", b"istio-h2"]),
             connector(&[b"http/1.1", b"istio-http/1.1", b"http/1.0", b"istio-http/1.0"]),
             connector(&[
-                PEER_EXCHANGE,
+                PEER_EXCHANGE.as_bytes(),
                 b"h2",
                 b"istio-h2",
                 b"http/1.1",

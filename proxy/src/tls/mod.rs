@@ -15,7 +15,7 @@ use std::sync::Arc;
 use rustls::crypto::CryptoProvider;
 
 pub use certificate::PeerCertificate;
-pub use client::{AlpnUse, ClientTls, PEER_EXCHANGE};
+pub use client::{AlpnUse, ClientTls};
 pub use secrets::{Certificate, SecretStore, Trust};
 pub use server::ServerTls;
 

@@ -61,6 +61,8 @@ pub const GRPC: Tool = Tool { program: "grpcio", source: Source::PyPI("grpcio", 
 /// A network of its own for a process.
 pub const UNSHARE: Tool = Tool { program: "unshare", source: Source::Debian("util-linux") };
 
+/// The compiler that libFuzzer is made with.
+pub const CXX: Tool = Tool { program: "c++", source: Source::Debian("g++") };
 /// Counts instructions.
 pub const VALGRIND: Tool = Tool { program: "valgrind", source: Source::Debian("valgrind") };
 /// Runs the benches of instructions; of the version of the crate `gungraun`.
@@ -74,11 +76,6 @@ pub fn cache() -> PathBuf {
 }
 
 impl Tool {
-    /// A program of a Debian package.
-    pub const fn debian(program: &'static str, package: &'static str) -> Self {
-        Self { program, source: Source::Debian(package) }
-    }
-
     /// Returns once the program can be run; an error says what would have to be installed.
     pub fn ensure(&self) -> Result<()> {
         if let Source::PyPI(..) | Source::Crate(_) = self.source {

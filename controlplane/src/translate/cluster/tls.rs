@@ -1,7 +1,7 @@
 //! TLS from a client to a service: by DestinationRule (TL1–TL6), or mesh mTLS to endpoints that can (DR9).
 
 use mesh_proto::crd::destination_rule::{ClientTlsMode, ClientTlsSettings};
-use mesh_proto::names::{SECRET_DEFAULT, SECRET_ROOT, cluster as names};
+use mesh_proto::names::{PEER_EXCHANGE, SECRET_DEFAULT, SECRET_ROOT, cluster as names};
 use mesh_proto::xds::cluster::cluster::TransportSocketMatch;
 use mesh_proto::xds::cluster::{Cluster, cluster::DiscoveryType};
 use mesh_proto::xds::{core, matcher, pack, raw_buffer, tls, wkt};
@@ -104,7 +104,7 @@ fn mesh_context(settings: Option<&ClientTlsSettings>, towards: &Towards<'_>) -> 
         Speaks::Downstream if node.ferromesh => &["istio-h2", "istio-http/1.1", "istio", "h2", "http/1.1"],
         Speaks::Downstream => &["istio", "h2", "http/1.1"],
         // A peer that agrees on the first expects metadata before the application's bytes, which a stock Envoy does not send.
-        Speaks::Tcp if node.ferromesh => &["istio-peer-exchange", "istio"],
+        Speaks::Tcp if node.ferromesh => &[PEER_EXCHANGE, "istio"],
         Speaks::Tcp => &["istio"],
     };
     tls::UpstreamTlsContext {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_proto::crd::sidecar::CaptureMode;
-use mesh_proto::names::{MESH_ALPN, SECRET_DEFAULT, SECRET_ROOT, cluster as names, port as ports};
+use mesh_proto::names::{MESH_ALPN, PEER_EXCHANGE, SECRET_DEFAULT, SECRET_ROOT, cluster as names, port as ports};
 use mesh_proto::xds::listener::listener_filter_chain_match_predicate as predicate;
 use mesh_proto::xds::{
     core, http_inspector, listener, matcher, original_dst, pack, route, tcp_proxy, tls, tls_inspector,
@@ -85,7 +85,7 @@ fn ways(protocol: Protocol, mode: Mode) -> Vec<Way> {
         (true, _, Mode::Disable) => vec![way("", &[], false, true)],
         (_, true, Mode::Permissive) => vec![
             way(TLS, MESH_HTTP, true, true),
-            way(TLS, &["istio-peer-exchange", "istio"], true, false),
+            way(TLS, &[PEER_EXCHANGE, "istio"], true, false),
             way(RAW_BUFFER, PLAINTEXT_HTTP, false, true),
             way(RAW_BUFFER, &[], false, false),
             // TLS of the application's own passes through.
@@ -286,7 +286,7 @@ impl Inbound<'_> {
         };
         // Only a proxy that takes peer metadata off the stream may agree to it.
         let exchanges = !http && self.node.ferromesh;
-        let alpn: &[&str] = if exchanges { &["istio-peer-exchange", "h2", "http/1.1"] } else { &["h2", "http/1.1"] };
+        let alpn: &[&str] = if exchanges { &[PEER_EXCHANGE, "h2", "http/1.1"] } else { &["h2", "http/1.1"] };
         tls::DownstreamTlsContext {
             common_tls_context: Some(tls::CommonTlsContext {
                 tls_params: Some(versions()),

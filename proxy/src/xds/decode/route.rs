@@ -36,14 +36,14 @@ pub fn route_config(raw: &route::RouteConfiguration, before: Option<&RouteTable>
         return Err(Refusal::field("vhds", "on-demand virtual hosts are not supported yet"));
     }
     let counts = before.into_iter().flat_map(RouteTable::counts).cloned();
-    let counts = RefCell::new(counts.map(|one| ((one.host.clone(), one.prefix.clone()), one)).collect());
+    let counts = Counts(RefCell::new(counts.map(|one| ((one.host.clone(), one.prefix.clone()), one)).collect()));
     let mut table = RouteTable {
         name: (!raw.name.is_empty()).then(|| raw.name.as_str().into()),
         ignore_port: raw.ignore_port_in_host_matching,
         request_headers: header_ops(&raw.request_headers_to_add, &raw.request_headers_to_remove, "request")?,
         response_headers: header_ops(&raw.response_headers_to_add, &raw.response_headers_to_remove, "response")?,
         most_specific_wins: raw.most_specific_header_mutations_wins,
-        virtual_hosts: each("virtual_hosts", &raw.virtual_hosts, |host| virtual_host(host, &mut counts.borrow_mut()))?,
+        virtual_hosts: each("virtual_hosts", &raw.virtual_hosts, |host| virtual_host(host, &counts))?,
         domains: DomainIndex::default(),
     };
     if let Some(limit) = &raw.max_direct_response_body_size_bytes {
@@ -74,9 +74,18 @@ fn direct_bodies(table: &RouteTable, limit: usize) -> Decoded<()> {
 }
 
 /// Counters by virtual host and prefix: routes with the same of both share them.
-type Counts = HashMap<(Name, Name), Arc<RouteCounts>>;
+struct Counts(RefCell<HashMap<(Name, Name), Arc<RouteCounts>>>);
 
-fn virtual_host(raw: &route::VirtualHost, counts: &mut Counts) -> Decoded<VirtualHost> {
+impl Counts {
+    /// Those of a prefix; none if it is empty.
+    fn of(&self, host: &Name, prefix: &str) -> Option<Arc<RouteCounts>> {
+        let prefix: Name = Some(prefix).filter(|prefix| !prefix.is_empty())?.into();
+        let new = || Arc::new(RouteCounts { host: host.clone(), prefix: prefix.clone(), answers: Answers::default() });
+        Some(self.0.borrow_mut().entry((host.clone(), prefix.clone())).or_insert_with(new).clone())
+    }
+}
+
+fn virtual_host(raw: &route::VirtualHost, counts: &Counts) -> Decoded<VirtualHost> {
     use route::virtual_host::TlsRequirementType as Tls;
     if raw.domains.is_empty() {
         return Err(Refusal::field("domains", "is required"));
@@ -85,13 +94,8 @@ fn virtual_host(raw: &route::VirtualHost, counts: &mut Counts) -> Decoded<Virtua
         return Err(Refusal::field("matcher", "generic matchers are not supported; use routes"));
     }
     let name: Name = raw.name.as_str().into();
-    let counts = RefCell::new(counts);
-    let one = |raw: &route::Route| {
-        let counts = counted(&name, &raw.stat_prefix, &mut counts.borrow_mut());
-        route(raw, counts).map(Arc::new)
-    };
     Ok(VirtualHost {
-        routes: each("routes", &raw.routes, one)?,
+        routes: each("routes", &raw.routes, |raw| route(raw, counts.of(&name, &raw.stat_prefix)).map(Arc::new))?,
         name,
         require_tls: matches!(Tls::try_from(raw.require_tls), Ok(Tls::All | Tls::ExternalOnly)),
         request_headers: header_ops(&raw.request_headers_to_add, &raw.request_headers_to_remove, "request")?,
@@ -100,12 +104,6 @@ fn virtual_host(raw: &route::VirtualHost, counts: &mut Counts) -> Decoded<Virtua
         retry: raw.retry_policy.as_ref().map(retry).transpose().at("retry_policy")?.map(Arc::new),
         rbac: per_filter(&raw.typed_per_filter_config)?,
     })
-}
-
-fn counted(host: &Name, prefix: &str, counts: &mut Counts) -> Option<Arc<RouteCounts>> {
-    let prefix: Name = Some(prefix).filter(|prefix| !prefix.is_empty())?.into();
-    let new = || Arc::new(RouteCounts { host: host.clone(), prefix: prefix.clone(), answers: Answers::default() });
-    Some(counts.entry((host.clone(), prefix.clone())).or_insert_with(new).clone())
 }
 
 fn per_filter(raw: &HashMap<String, wkt::Any>) -> Decoded<Option<RbacOverride>> {
