@@ -45,7 +45,8 @@ pub fn up(name: &str, workers: usize, nodes: Option<Nodes>) -> Result<PathBuf> {
     if let Err(error) = made {
         // What is left of it would be in the way of the next.
         let _ = down(name);
-        return Err(error.context(format!("cluster {name}")));
+        let hint = if nodes == Nodes::Stock { "; `--nodes built` needs no registry" } else { "" };
+        return Err(error.context(format!("cluster {name} did not come up{hint}")));
     }
     println!("cluster {name}: {} nodes ready after {} s", workers + 1, started.elapsed().as_secs());
     Ok(kubeconfig)
