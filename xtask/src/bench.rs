@@ -1,9 +1,10 @@
 //! `cargo xtask bench`: our proxy beside Envoy and HAProxy, on one machine in one interleaved run.
 //!
 //! The main figure is **CPU-microseconds per request of the proxy's processes alone** at a fixed rate: it moves far less than throughput and
-//! latency when a neighbour is loud. Each repetition runs all proxies, in turns of order, each with fresh processes; ratios are of
-//! medians. Envoy and ours get the same bootstrap. Proxies share one core, the load and the backend another.
+//! latency when a neighbour is loud. Each repetition runs all proxies, in turns of order, each with fresh processes; ratios are
+//! medians of those of each repetition. Envoy and ours get the same bootstrap. Proxies share one core, the load and the backend another.
 
+mod clusters;
 mod load;
 mod peer;
 mod report;
@@ -16,7 +17,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{ci::tools, process};
 use peer::{Peer, Running, Topology};
-use report::Sample;
+use report::{Memory, Sample};
 use system::Tree;
 
 /// Arguments of `bench`.
@@ -34,7 +35,7 @@ pub struct Arguments {
     /// Seconds of each phase.
     #[arg(long, default_value_t = 5)]
     seconds: u32,
-    /// Skip the memory phase.
+    /// Skip what measures memory: connections, clusters.
     #[arg(long)]
     no_memory: bool,
     /// Also write the table to this file.
@@ -45,7 +46,7 @@ pub struct Arguments {
 /// Connections that the load keeps open.
 const CONNECTIONS: u32 = 32;
 /// Idle connections of the memory phase.
-const IDLE_CONNECTIONS: usize = 1_000;
+const IDLE_CONNECTIONS: u32 = 1_000;
 
 /// How long after its last event a proxy's memory is read.
 const SETTLED_AFTER: Duration = Duration::from_secs(12);
@@ -74,7 +75,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             }
         }
     }
-    let table = report::table(&arguments.topology, &arguments.peers, &samples);
+    let mut table = report::table(&arguments.topology, &arguments.peers, &samples);
+    if !arguments.no_memory {
+        table += "\n";
+        table += &clusters::table(&programs, &home, &arguments.peers)?;
+    }
     println!("\n{table}");
     if let Some(path) = &arguments.out {
         std::fs::write(path, table)?;
@@ -101,7 +106,7 @@ fn measure(
     // As many as would take about as long at the speed of a good proxy; h2load ends with the last of them.
     let most = load::run(&url, http2, CONNECTIONS, rate * arguments.seconds * 2, None, &running.folder)?;
     let after = cpu(&running.proxies)?;
-    let many = if arguments.no_memory || http2 { None } else { Some(connected(&running)?) };
+    let memory = if arguments.no_memory || http2 { None } else { Some(Memory::measure(&running)?) };
     if steady.failed + most.failed > 0 {
         bail!("{} requests failed", steady.failed + most.failed);
     }
@@ -112,7 +117,7 @@ fn measure(
         p50: steady.p50,
         p99: steady.p99,
         idle,
-        connected: many,
+        memory,
     })
 }
 
@@ -126,11 +131,15 @@ fn settled(proxies: &[Tree]) -> Result<f64> {
     proxies.iter().map(Tree::resident_mib).sum()
 }
 
-/// Resident memory with many connections open that each made one request.
-fn connected(running: &Running) -> Result<f64> {
-    let mut open = Vec::with_capacity(IDLE_CONNECTIONS);
-    for _ in 0..IDLE_CONNECTIONS {
-        open.push(load::one_request(running.listen)?);
+impl Memory {
+    /// Of proxies that served; their connections are open and idle when they are counted, each after one request.
+    fn measure(running: &Running) -> Result<Self> {
+        let served = settled(&running.proxies)?;
+        let mut open = Vec::with_capacity(IDLE_CONNECTIONS as usize);
+        for _ in 0..IDLE_CONNECTIONS {
+            open.push(load::one_request(running.listen)?);
+        }
+        let each = (settled(&running.proxies)? - served) * 1024.0 / f64::from(IDLE_CONNECTIONS);
+        Ok(Self { served, each })
     }
-    settled(&running.proxies)
 }
