@@ -29,7 +29,7 @@ pub struct Arguments {
     /// Whom; ratios are against the first.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Peer::Envoy, Peer::Haproxy, Peer::Ours])]
     peers: Vec<Peer>,
-    /// Repetitions; figures are medians.
+    /// Repetitions; figures are medians. With 0 only what clusters cost is measured.
     #[arg(long, default_value_t = 3)]
     reps: usize,
     /// Seconds of each phase.
@@ -61,7 +61,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let programs = peer::Programs::find(&arguments.peers)?;
     system::certificates(&home.join("certs"))?;
     let mut samples = Vec::new();
-    for repetition in 0..arguments.reps.max(1) {
+    for repetition in 0..arguments.reps {
         for topology in &arguments.topology {
             let mut order = arguments.peers.clone();
             if repetition % 2 == 1 {
@@ -75,9 +75,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             }
         }
     }
-    let mut table = report::table(&arguments.topology, &arguments.peers, &samples);
-    if !arguments.no_memory {
+    let mut table = String::new();
+    if !samples.is_empty() {
+        table += &report::table(&arguments.topology, &arguments.peers, &samples);
         table += "\n";
+    }
+    if !arguments.no_memory {
         table += &clusters::table(&programs, &home, &arguments.peers)?;
     }
     println!("\n{table}");
