@@ -119,7 +119,8 @@ async fn kubectl_applies_every_sample_and_golden_case_without_a_warning() {
     let server = server().await;
     let golden = files(&root().join("controlplane/tests/golden")).into_iter();
     let inputs = golden.filter(|path| path.ends_with("input.yaml"));
-    let samples = files(&root().join("deploy/samples")).into_iter().filter(|path| path.extension().is_some_and(|e| e == "yaml"));
+    let samples =
+        files(&root().join("deploy/samples")).into_iter().filter(|path| path.extension().is_some_and(|e| e == "yaml"));
     let mut count = 0;
     for path in inputs.chain(samples) {
         let objects = objects(&path);
@@ -182,8 +183,10 @@ async fn every_field_that_is_honoured_may_be_stored() {
     }
     assert!(objects.len() > 100, "{} fields", objects.len());
     make_namespaces(server, &objects).await;
-    let said =
-        server.kubectl(&["create", "--dry-run=server", "--validate=strict", "-f", "-"], &documents(&objects)).await.unwrap();
+    let said = server
+        .kubectl(&["create", "--dry-run=server", "--validate=strict", "-f", "-"], &documents(&objects))
+        .await
+        .unwrap();
     assert_eq!(said.stderr, "");
     assert_eq!(said.ok().lines().count(), objects.len());
 }
@@ -230,46 +233,115 @@ fn invalid() -> Vec<(Value, &'static str)> {
         (route("{route: [{weight: 1}]}"), "spec.http[0].route[0].destination: Required value"),
         (route("{route: [{destination: {subset: v1}}]}"), "spec.http[0].route[0].destination.host: Required value"),
         (route("{name: nothing}"), "\"spec.http[0]\" must validate one and only one schema (oneOf). Found none valid"),
-        (route(&format!("{{redirect: {{uri: /b}}, {TO}}}")), "\"spec.http[0]\" must validate one and only one schema (oneOf). Found 2 valid"),
+        (
+            route(&format!("{{redirect: {{uri: /b}}, {TO}}}")),
+            "\"spec.http[0]\" must validate one and only one schema (oneOf). Found 2 valid",
+        ),
         (route("{directResponse: {body: {string: a}}}"), "spec.http[0].directResponse.status: Required value"),
         (route("{directResponse: {status: 99}}"), "spec.http[0].directResponse.status: Invalid value: 99"),
-        (route("{redirect: {port: 80, derivePort: FROM_REQUEST_PORT}}"), "\"spec.http[0].redirect\" must validate one and only one"),
+        (
+            route("{redirect: {port: 80, derivePort: FROM_REQUEST_PORT}}"),
+            "\"spec.http[0].redirect\" must validate one and only one",
+        ),
         (matching("{uri: {exact: /a, prefix: /b}}"), "\"spec.http[0].match[0].uri\" must validate one and only one"),
-        (matching("{headers: {x-a: {exact: b, regex: c}}}"), "\"spec.http[0].match[0].headers.x-a\" must validate one and only one"),
+        (
+            matching("{headers: {x-a: {exact: b, regex: c}}}"),
+            "\"spec.http[0].match[0].headers.x-a\" must validate one and only one",
+        ),
         (matching("{port: 0}"), "spec.http[0].match[0].port: Invalid value: 0"),
         (matching("{port: 70000}"), "spec.http[0].match[0].port: Invalid value: 70000"),
-        (route(&format!("{{timeout: fast, {TO}}}")), "spec.http[0].timeout: Invalid value: \"string\": type conversion error from 'string' to 'google.protobuf.Duration' evaluating rule: must be a duration that is not negative, such as 1.5s"),
-        (route(&format!("{{timeout: -1s, {TO}}}")), "spec.http[0].timeout: Invalid value: \"string\": must be a duration that is not negative"),
+        (
+            route(&format!("{{timeout: fast, {TO}}}")),
+            "spec.http[0].timeout: Invalid value: \"string\": type conversion error from 'string' to 'google.protobuf.Duration' evaluating rule: must be a duration that is not negative, such as 1.5s",
+        ),
+        (
+            route(&format!("{{timeout: -1s, {TO}}}")),
+            "spec.http[0].timeout: Invalid value: \"string\": must be a duration that is not negative",
+        ),
         (route(&format!("{{retries: {{attempts: 1, backoff: 0s}}, {TO}}}")), "must be a duration of at least 1ms"),
-        (route(&format!("{{fault: {{abort: {{httpStatus: 500, grpcStatus: UNKNOWN}}}}, {TO}}}")), "\"spec.http[0].fault.abort\" must validate one and only one"),
+        (
+            route(&format!("{{fault: {{abort: {{httpStatus: 500, grpcStatus: UNKNOWN}}}}, {TO}}}")),
+            "\"spec.http[0].fault.abort\" must validate one and only one",
+        ),
         (vs("{hosts: [a], tls: [{route: [{destination: {host: a}}]}]}"), "spec.tls[0].match: Required value"),
         (object("DestinationRule", "{subsets: [{name: v1}]}"), "spec.host: Required value"),
-        (object("DestinationRule", "{host: a, subsets: [{labels: {version: v1}}]}"), "spec.subsets[0].name: Required value"),
+        (
+            object("DestinationRule", "{host: a, subsets: [{labels: {version: v1}}]}"),
+            "spec.subsets[0].name: Required value",
+        ),
         (rule("{tls: {mode: SOMETIMES}}"), "spec.trafficPolicy.tls.mode: Unsupported value: \"SOMETIMES\""),
-        (rule("{loadBalancer: {simple: RANDOM, consistentHash: {useSourceIp: true}}}"), "\"spec.trafficPolicy.loadBalancer\" must validate one and only one"),
+        (
+            rule("{loadBalancer: {simple: RANDOM, consistentHash: {useSourceIp: true}}}"),
+            "\"spec.trafficPolicy.loadBalancer\" must validate one and only one",
+        ),
         (rule("{connectionPool: {tcp: {connectTimeout: 10}}}"), "spec.trafficPolicy.connectionPool.tcp.connectTimeout"),
-        (rule("{outlierDetection: {maxEjectionPercent: 101}}"), "spec.trafficPolicy.outlierDetection.maxEjectionPercent: Invalid value: 101"),
+        (
+            rule("{outlierDetection: {maxEjectionPercent: 101}}"),
+            "spec.trafficPolicy.outlierDetection.maxEjectionPercent: Invalid value: 101",
+        ),
         (object("Gateway", "{servers: [{hosts: ['*']}]}"), "spec.servers[0].port: Required value"),
-        (object("Gateway", "{servers: [{hosts: ['*'], port: {number: 80, name: http}}]}"), "spec.servers[0].port.protocol: Required value"),
-        (object("ServiceEntry", "{hosts: []}"), "spec.hosts: Invalid value: 0: spec.hosts in body should have at least 1 items"),
+        (
+            object("Gateway", "{servers: [{hosts: ['*'], port: {number: 80, name: http}}]}"),
+            "spec.servers[0].port.protocol: Required value",
+        ),
+        (
+            object("ServiceEntry", "{hosts: []}"),
+            "spec.hosts: Invalid value: 0: spec.hosts in body should have at least 1 items",
+        ),
         (object("ServiceEntry", "{hosts: ['*']}"), "spec.hosts[0]: Invalid value: \"string\": `*` would be every host"),
-        (object("ServiceEntry", "{hosts: [a.com], ports: [{number: 80, name: a}, {number: 80, name: b}]}"), "ports have numbers of their own"),
-        (object("ServiceEntry", "{hosts: [a.com], workloadSelector: {labels: {a: b}}, endpoints: [{address: 1.2.3.4}]}"), "\"spec\" must validate one and only one"),
-        (object("ServiceEntry", "{hosts: [a.com], resolution: NONE, endpoints: [{address: 1.2.3.4}]}"), "cannot have endpoints"),
-        (object("ServiceEntry", "{hosts: [a.com], resolution: STATIC, endpoints: [{weight: 1}]}"), "spec.endpoints[0]: Invalid value: \"object\": address is required"),
+        (
+            object("ServiceEntry", "{hosts: [a.com], ports: [{number: 80, name: a}, {number: 80, name: b}]}"),
+            "ports have numbers of their own",
+        ),
+        (
+            object(
+                "ServiceEntry",
+                "{hosts: [a.com], workloadSelector: {labels: {a: b}}, endpoints: [{address: 1.2.3.4}]}",
+            ),
+            "\"spec\" must validate one and only one",
+        ),
+        (
+            object("ServiceEntry", "{hosts: [a.com], resolution: NONE, endpoints: [{address: 1.2.3.4}]}"),
+            "cannot have endpoints",
+        ),
+        (
+            object("ServiceEntry", "{hosts: [a.com], resolution: STATIC, endpoints: [{weight: 1}]}"),
+            "spec.endpoints[0]: Invalid value: \"object\": address is required",
+        ),
         (object("Sidecar", "{egress: [{port: {number: 80}}]}"), "spec.egress[0].hosts: Required value"),
-        (object("Sidecar", "{workloadSelector: {labels: {app: '*'}}, egress: [{hosts: ['*/*']}]}"), "spec.workloadSelector.labels[app]: Invalid value: \"string\": wildcards are not allowed"),
+        (
+            object("Sidecar", "{workloadSelector: {labels: {app: '*'}}, egress: [{hosts: ['*/*']}]}"),
+            "spec.workloadSelector.labels[app]: Invalid value: \"string\": wildcards are not allowed",
+        ),
         (object("PeerAuthentication", "{mtls: {mode: MAYBE}}"), "spec.mtls.mode: Unsupported value: \"MAYBE\""),
         (object("PeerAuthentication", "{portLevelMtls: {80: {mode: STRICT}}}"), "it needs selector.matchLabels"),
-        (object("PeerAuthentication", "{selector: {matchLabels: {a: b}}, portLevelMtls: {0: {mode: STRICT}}}"), "spec.portLevelMtls"),
-        (object("AuthorizationPolicy", "{selector: {matchLabels: {a: b}}, targetRefs: [{kind: Service, name: a}]}"), "only one of targetRefs or selector can be set"),
+        (
+            object("PeerAuthentication", "{selector: {matchLabels: {a: b}}, portLevelMtls: {0: {mode: STRICT}}}"),
+            "spec.portLevelMtls",
+        ),
+        (
+            object("AuthorizationPolicy", "{selector: {matchLabels: {a: b}}, targetRefs: [{kind: Service, name: a}]}"),
+            "only one of targetRefs or selector can be set",
+        ),
         (object("AuthorizationPolicy", "{action: PERMIT}"), "spec.action: Unsupported value: \"PERMIT\""),
-        (object("AuthorizationPolicy", "{rules: [{when: [{values: [a]}]}]}"), "spec.rules[0].when[0].key: Required value"),
-        (object("RequestAuthentication", "{jwtRules: [{jwksUri: 'https://a', jwks: b}]}"), "spec.jwtRules[0].issuer: Required value"),
-        (object("Telemetry", "{tracing: [{randomSamplingPercentage: 101}]}"), "spec.tracing[0].randomSamplingPercentage: Invalid value: 101"),
+        (
+            object("AuthorizationPolicy", "{rules: [{when: [{values: [a]}]}]}"),
+            "spec.rules[0].when[0].key: Required value",
+        ),
+        (
+            object("RequestAuthentication", "{jwtRules: [{jwksUri: 'https://a', jwks: b}]}"),
+            "spec.jwtRules[0].issuer: Required value",
+        ),
+        (
+            object("Telemetry", "{tracing: [{randomSamplingPercentage: 101}]}"),
+            "spec.tracing[0].randomSamplingPercentage: Invalid value: 101",
+        ),
         (object("WasmPlugin", "{phase: AUTHN}"), "spec.url: Required value"),
         (object("TrafficExtension", "{phase: AUTHN}"), "\"spec\" must validate one and only one"),
-        (object("EnvoyFilter", "{configPatches: [{applyTo: EVERYTHING}]}"), "spec.configPatches[0].applyTo: Unsupported value: \"EVERYTHING\""),
+        (
+            object("EnvoyFilter", "{configPatches: [{applyTo: EVERYTHING}]}"),
+            "spec.configPatches[0].applyTo: Unsupported value: \"EVERYTHING\"",
+        ),
         (object("WorkloadGroup", "{}"), "spec.template: Required value"),
         (object("WorkloadEntry", "{weight: 1}"), "address is required"),
     ]
@@ -309,8 +381,12 @@ fn spec_of(kind: &str) -> &'static str {
         "PeerAuthentication" => "{mtls: {mode: STRICT}}",
         "RequestAuthentication" => "{jwtRules: [{issuer: a, jwksUri: 'https://a/jwks', fromHeaders: [{name: x-a}]}]}",
         "AuthorizationPolicy" => "{action: ALLOW, rules: [{from: [{source: {namespaces: [a]}}]}]}",
-        "Telemetry" => "{accessLogging: [{providers: [{name: envoy}]}], tracing: [{customTags: {a: {literal: {value: b}}}}]}",
-        "WasmPlugin" => "{url: 'oci://a/b', pluginConfig: {a: {b: [1, {c: d}]}}, match: [{mode: SERVER, ports: [{number: 80}]}]}",
+        "Telemetry" => {
+            "{accessLogging: [{providers: [{name: envoy}]}], tracing: [{customTags: {a: {literal: {value: b}}}}]}"
+        }
+        "WasmPlugin" => {
+            "{url: 'oci://a/b', pluginConfig: {a: {b: [1, {c: d}]}}, match: [{mode: SERVER, ports: [{number: 80}]}]}"
+        }
         "TrafficExtension" => "{lua: {inlineCode: a}, phase: STATS}",
         other => panic!("{other} has no example here"),
     }
@@ -354,8 +430,11 @@ async fn every_version_serves_what_any_version_stored_and_status_is_apart() {
                 .unwrap();
             assert_eq!(written.data["status"], status, "{}", info.kind);
             let mode = json!({"status": {"validationMessages": [{"level": "TERRIBLE"}]}});
-            let refused =
-                api(&client, info, version, "versions").patch_status(&name, &PatchParams::default(), &Patch::Merge(mode));
+            let refused = api(&client, info, version, "versions").patch_status(
+                &name,
+                &PatchParams::default(),
+                &Patch::Merge(mode),
+            );
             assert!(refused.await.unwrap_err().to_string().contains("status.validationMessages[0].level"));
         }
     }
@@ -367,7 +446,8 @@ async fn unknown_fields_are_dropped_with_a_warning_and_free_ones_kept() {
     server.namespace("unknown").await.unwrap();
     let mut object = route("{route: [{destination: {host: a}, weigth: 5}]}");
     object["spec"]["hostz"] = json!(["b"]);
-    let said = server.kubectl(&["apply", "-n", "unknown", "--validate=warn", "-f", "-"], &object.to_string()).await.unwrap();
+    let said =
+        server.kubectl(&["apply", "-n", "unknown", "--validate=warn", "-f", "-"], &object.to_string()).await.unwrap();
     for field in ["unknown field \"spec.hostz\"", "unknown field \"spec.http[0].route[0].weigth\""] {
         assert!(said.stderr.contains(field), "{}", said.stderr);
     }

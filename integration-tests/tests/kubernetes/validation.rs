@@ -142,7 +142,8 @@ async fn the_api_server_refuses_what_validation_refuses() {
     crds::install(&server).await;
     server.namespace("shop").await.unwrap();
     // It came in before anyone judged.
-    let old = WRONG.replace("name: wrong", "name: old").replace("namespace: shop", "namespace: shop, finalizers: [a.b/c]");
+    let old =
+        WRONG.replace("name: wrong", "name: old").replace("namespace: shop", "namespace: shop, finalizers: [a.b/c]");
     server.kubectl(&["create", "-f", "-"], &old).await.unwrap().ok();
 
     let settings = Settings { revision: admission::DEFAULT_REVISION.to_owned() };
@@ -179,7 +180,10 @@ async fn the_api_server_refuses_what_validation_refuses() {
     assert!(said.stderr.contains("Warning: VirtualService shop/good: http[1]: is never reached"), "{}", said.stderr);
     said.ok();
     let refused = server
-        .kubectl(&["patch", "vs", "good", "-n", "shop", "--type=merge", "-p", "{\"spec\":{\"hosts\":[\"a\",\"a\"]}}"], "")
+        .kubectl(
+            &["patch", "vs", "good", "-n", "shop", "--type=merge", "-p", "{\"spec\":{\"hosts\":[\"a\",\"a\"]}}"],
+            "",
+        )
         .await
         .unwrap()
         .refused();
@@ -204,6 +208,7 @@ async fn the_api_server_refuses_what_validation_refuses() {
 
     // Nobody answers: nothing comes in unjudged.
     drop(webhook);
-    let refused = server.kubectl(&["apply", "-f", "-"], &GOOD.replace("name: good", "name: unjudged")).await.unwrap().refused();
+    let refused =
+        server.kubectl(&["apply", "-f", "-"], &GOOD.replace("name: good", "name: unjudged")).await.unwrap().refused();
     assert!(refused.contains("failed calling webhook"), "{refused}");
 }
