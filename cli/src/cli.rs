@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::commands::{completion, demo, local, proxy_config, proxy_status, validate, version};
+use crate::commands::{completion, demo, install, local, manifest, proxy_config, proxy_status, uninstall, validate, version};
 use crate::local::state;
 
 /// Ferromesh's command line.
@@ -28,6 +28,14 @@ pub enum Command {
     Demo(demo::Args),
     /// Run a mesh on this machine around your own processes
     Local(local::Args),
+    /// Install the mesh into a Kubernetes cluster, or change what is installed
+    Install(Box<install::Args>),
+    /// Bring an installed mesh to this version, with what was said when it was installed
+    Upgrade(Box<install::Args>),
+    /// Remove what was installed
+    Uninstall(uninstall::Args),
+    /// Work with the objects that an installation consists of
+    Manifest(manifest::Args),
     /// Show whether proxies have the configuration that they were sent
     #[command(visible_alias = "ps")]
     ProxyStatus(proxy_status::Args),
@@ -63,6 +71,10 @@ impl Cli {
             match self.command {
                 Command::Demo(args) => demo::run(args, self.state_dir).await,
                 Command::Local(args) => local::run(args, &directory).await,
+                Command::Install(args) => install::run(*args, install::From::Profile).await,
+                Command::Upgrade(args) => install::run(*args, install::From::LastTime).await,
+                Command::Uninstall(args) => uninstall::run(args).await,
+                Command::Manifest(args) => manifest::run(&args),
                 Command::ProxyStatus(args) => proxy_status::run(args, &directory).await,
                 Command::ProxyConfig(args) => proxy_config::run(args, &directory).await,
                 Command::Validate(args) => validate::run(&args),
@@ -94,6 +106,11 @@ mod tests {
             "meshctl local run deploy/samples/two-processes",
             "meshctl local apply -f a.yaml -f b.yaml",
             "meshctl local status -o yaml",
+            "meshctl install --set profile=demo -y",
+            "meshctl install -f a.yaml -f b.yaml --revision canary --dry-run --context kind",
+            "meshctl upgrade --wait=false -i mesh",
+            "meshctl uninstall --purge -y",
+            "meshctl manifest generate --set profile=minimal",
             "meshctl proxy-status",
             "meshctl ps reviews-v1 --control-plane 127.0.0.1:15014",
             "meshctl proxy-config route reviews-v1",
@@ -114,6 +131,8 @@ mod tests {
             "meshctl validate",
             "meshctl local run",
             "meshctl demo --requests 0",
+            "meshctl uninstall --purge --revision a",
+            "meshctl manifest",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

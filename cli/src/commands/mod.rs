@@ -2,9 +2,12 @@
 
 pub mod completion;
 pub mod demo;
+pub mod install;
 pub mod local;
+pub mod manifest;
 pub mod proxy_config;
 pub mod proxy_status;
+pub mod uninstall;
 pub mod validate;
 pub mod version;
 
