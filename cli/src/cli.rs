@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::commands::{completion, demo, install, local, manifest, proxy_config, proxy_status, uninstall, validate, version};
+use crate::commands::{
+    bookinfo, completion, demo, install, local, manifest, proxy_config, proxy_status, uninstall, validate, version,
+};
 use crate::local::state;
 
 /// Ferromesh's command line.
@@ -46,6 +48,9 @@ pub enum Command {
     Validate(validate::Args),
     /// Show versions of this program and of a running control plane
     Version(version::Args),
+    /// Run a part of the demo's application, as pods do
+    #[command(hide = true)]
+    Bookinfo(bookinfo::Args),
     /// Print a completion script for a shell
     Completion(completion::Args),
 }
@@ -79,6 +84,7 @@ impl Cli {
                 Command::ProxyConfig(args) => proxy_config::run(args, &directory).await,
                 Command::Validate(args) => validate::run(&args),
                 Command::Version(args) => version::run(args, &directory).await,
+                Command::Bookinfo(args) => bookinfo::run(&args).await,
                 Command::Completion(args) => completion::run(&args),
             }
         })
@@ -118,6 +124,7 @@ mod tests {
             "meshctl validate -f deploy/samples/bookinfo",
             "meshctl --state-dir /tmp/x version -o json",
             "meshctl completion bash",
+            "meshctl bookinfo reviews-v2 --port 8080",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -133,6 +140,7 @@ mod tests {
             "meshctl demo --requests 0",
             "meshctl uninstall --purge --revision a",
             "meshctl manifest",
+            "meshctl bookinfo reviews-v9",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
