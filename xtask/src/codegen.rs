@@ -1,4 +1,5 @@
-//! `cargo xtask codegen [--check]`: Rust code of our own protobuf messages, and the descriptors of everything that crosses the wire.
+//! `cargo xtask codegen [--check]`: Rust code of our own protobuf messages, the descriptors of everything that crosses the wire, and
+//! the definitions of Istio's kinds for Kubernetes, which an example of `proto` makes from its types.
 //!
 //! Envoy's `.proto` files are not copied: they lie in the source of the crate `envoy-types`, which cargo knows how to find.
 //! The compilers are slow to build, so they are behind the feature `codegen`; without it this command runs itself again with it.
@@ -105,10 +106,9 @@ mod with_compilers {
             envoy.join("client_model"),
             envoy.join("cel-spec/proto"),
         ];
-        let mut files: Vec<(String, Vec<u8>)> = Vec::new();
+        let mut files = Files::new();
         let descriptors = protox::compile(OWN, &includes)?;
-        let folder = std::env::temp_dir().join(format!("ferromesh-codegen-{}", std::process::id()));
-        std::fs::create_dir_all(&folder)?;
+        let folder = scratch()?;
         let mut with_names = tonic_prost_build::Config::new();
         with_names.enable_type_names().type_name_domain(["."], "type.googleapis.com");
         tonic_prost_build::configure()
@@ -116,17 +116,47 @@ mod with_compilers {
             .compile_well_known_types(true)
             .extern_path(".google.protobuf", "::envoy_types::pb::google::protobuf")
             .compile_fds_with_config(descriptors, with_names)?;
-        for entry in std::fs::read_dir(&folder)? {
-            let entry = entry?;
-            files.push((entry.file_name().to_string_lossy().into_owned(), std::fs::read(entry.path())?));
-        }
-        std::fs::remove_dir_all(&folder)?;
+        take(&folder, &mut files)?;
         files.retain(|(name, _)| !name.starts_with("google."));
         let mut all = protox::Compiler::new(&includes)?;
         all.include_imports(true).include_source_info(false);
         all.open_files(OWN.iter().chain(ENVOY))?;
         files.push(("descriptors.binpb.gz".into(), compress(&all.file_descriptor_set().encode_to_vec())?));
-        write(&files, check)
+        write("proto/src/generated", &files, check)?;
+        write("deploy/crds", &definitions()?, check)
+    }
+
+    /// Names and contents.
+    type Files = Vec<(String, Vec<u8>)>;
+
+    /// CustomResourceDefinitions of Istio's kinds. Run from the root for all members, so that dependencies are built as for tests.
+    fn definitions() -> Result<Files> {
+        let folder = scratch()?;
+        let path = folder.to_string_lossy().into_owned();
+        process::run(
+            "cargo",
+            &["run", "--quiet", "--example", "crds", "--features", "mesh-proto/schema", "--", &path],
+        )?;
+        let mut files = Files::new();
+        take(&folder, &mut files)?;
+        Ok(files)
+    }
+
+    /// A new folder.
+    fn scratch() -> Result<PathBuf> {
+        let folder = std::env::temp_dir().join(format!("ferromesh-codegen-{}", std::process::id()));
+        std::fs::create_dir_all(&folder)?;
+        Ok(folder)
+    }
+
+    /// Reads the files of a folder, and removes it.
+    fn take(folder: &Path, files: &mut Files) -> Result<()> {
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            files.push((entry.file_name().to_string_lossy().into_owned(), std::fs::read(entry.path())?));
+        }
+        std::fs::remove_dir_all(folder)?;
+        Ok(())
     }
 
     /// The folder of `.proto` files in the source of `envoy-types`.
@@ -148,8 +178,9 @@ mod with_compilers {
         Ok(encoder.finish()?)
     }
 
-    fn write(files: &[(String, Vec<u8>)], check: bool) -> Result<()> {
-        let folder = process::root().join("proto/src/generated");
+    /// Makes a folder of the project hold these files, or fails if it does not.
+    fn write(place: &str, files: &Files, check: bool) -> Result<()> {
+        let folder = process::root().join(place);
         let mut stale = Vec::new();
         for (name, bytes) in files {
             let path = folder.join(name);
@@ -157,20 +188,28 @@ mod with_compilers {
                 continue;
             }
             if check {
-                stale.push(name.as_str());
+                stale.push(name.clone());
             } else {
                 std::fs::create_dir_all(&folder)?;
                 std::fs::write(&path, bytes)?;
-                println!("wrote proto/src/generated/{name}");
+                println!("wrote {place}/{name}");
+            }
+        }
+        for entry in std::fs::read_dir(&folder).into_iter().flatten() {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if files.iter().all(|(other, _)| *other != name) {
+                if check {
+                    stale.push(name);
+                } else {
+                    std::fs::remove_file(folder.join(&name))?;
+                    println!("removed {place}/{name}");
+                }
             }
         }
         if !stale.is_empty() {
-            bail!(
-                "proto/src/generated is not what the generator makes ({}); run `cargo xtask codegen`",
-                stale.join(", ")
-            );
+            bail!("{place} is not what the generator makes ({}); run `cargo xtask codegen`", stale.join(", "));
         }
-        println!("codegen: {} files up to date", files.len());
+        println!("codegen: {} files up to date in {place}", files.len());
         Ok(())
     }
 }

@@ -99,6 +99,7 @@ choice! {
 
 /// Versions of TLS.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum TlsProtocol {
     /// The default of the field.
     #[default]

@@ -104,6 +104,7 @@ impl<'de> Deserialize<'de> for Duration {
 
 /// A percentage of 0 to 100 (`istio.networking.v1alpha3.Percent`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Percent {
     /// The number.

@@ -154,6 +154,7 @@ choice! {
 
 /// How endpoints are found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Resolution {
     /// The address that the client dialed.
     #[default]

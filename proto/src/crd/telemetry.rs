@@ -39,13 +39,37 @@ message! {
         /// No spans.
         pub disable_span_reporting: Option<bool>,
         /// Tags.
-        pub custom_tags: BTreeMap<String, serde_json::Value>,
+        pub custom_tags: BTreeMap<String, CustomTag>,
         /// Sample by x-request-id.
         pub use_request_id_for_trace_sampling: Option<bool>,
         /// Istio's own tags.
         pub enable_istio_tags: Option<bool>,
         /// Do not pass context on.
         pub disable_context_propagation: Option<bool>,
+    }
+
+    /// Where the value of a tag comes from: one of these.
+    pub struct CustomTag {
+        /// The value itself.
+        pub literal: Option<Literal>,
+        /// A variable of the proxy.
+        pub environment: Option<NamedValue>,
+        /// A header of the request.
+        pub header: Option<NamedValue>,
+    }
+
+    /// A value.
+    pub struct Literal {
+        /// The value.
+        pub value: String,
+    }
+
+    /// A variable or header.
+    pub struct NamedValue {
+        /// Name.
+        pub name: String,
+        /// Without it.
+        pub default_value: String,
     }
 
     /// A side.

@@ -176,6 +176,7 @@ message! {
         pub string: Option<String>,
         /// Base64.
         #[serde(with = "base64_bytes")]
+        #[cfg_attr(feature = "schema", schemars(with = "Option<String>"))]
         pub bytes: Option<Vec<u8>>,
     }
 

@@ -1,7 +1,7 @@
 //! WasmPlugin. Source: <https://istio.io/latest/docs/reference/config/proxy_extensions/wasm-plugin/>.
 
 use super::scalar::optional_number;
-use super::{PolicyTargetReference, WorkloadSelector};
+use super::{PolicyTargetReference, PortSelector, WorkloadSelector};
 
 message! {
     /// A WebAssembly filter.
@@ -34,12 +34,36 @@ message! {
         /// When it fails.
         pub fail_strategy: String,
         /// Environment.
-        pub vm_config: Option<serde_json::Value>,
+        pub vm_config: Option<VmConfig>,
         /// Traffic it sees.
         #[serde(rename = "match")]
-        pub matches: Vec<serde_json::Value>,
+        pub matches: Vec<TrafficSelector>,
         /// HTTP or NETWORK.
         #[serde(rename = "type")]
         pub plugin_type: String,
+    }
+
+    /// Environment of a WebAssembly machine.
+    pub struct VmConfig {
+        /// Variables.
+        pub env: Vec<EnvVar>,
+    }
+
+    /// A variable.
+    pub struct EnvVar {
+        /// Name.
+        pub name: String,
+        /// INLINE, or HOST for the proxy's own.
+        pub value_from: String,
+        /// Value, if INLINE.
+        pub value: Option<String>,
+    }
+
+    /// Traffic that an extension sees.
+    pub struct TrafficSelector {
+        /// CLIENT, SERVER, CLIENT_AND_SERVER.
+        pub mode: String,
+        /// Ports; all if none is named.
+        pub ports: Vec<PortSelector>,
     }
 }
