@@ -7,7 +7,8 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bookinfo, completion, demo, install, local, manifest, proxy_config, proxy_status, uninstall, validate, version,
+    bookinfo, check, completion, create_remote_secret, demo, install, local, manifest, proxy_config, proxy_status, tag,
+    uninstall, validate, version,
 };
 use crate::local::state;
 
@@ -38,6 +39,12 @@ pub enum Command {
     Uninstall(uninstall::Args),
     /// Work with the objects that an installation consists of
     Manifest(manifest::Args),
+    /// Look whether a mesh can be installed into a cluster, or whether the installed one is well
+    Check(check::Args),
+    /// Make, move and remove names that point to revisions
+    Tag(tag::Args),
+    /// Print a Secret by which control planes of other clusters read this one
+    CreateRemoteSecret(create_remote_secret::Args),
     /// Show whether proxies have the configuration that they were sent
     #[command(visible_alias = "ps")]
     ProxyStatus(proxy_status::Args),
@@ -80,6 +87,9 @@ impl Cli {
                 Command::Upgrade(args) => install::run(*args, install::From::LastTime).await,
                 Command::Uninstall(args) => uninstall::run(args).await,
                 Command::Manifest(args) => manifest::run(&args),
+                Command::Check(args) => check::run(args).await,
+                Command::Tag(args) => tag::run(args).await,
+                Command::CreateRemoteSecret(args) => create_remote_secret::run(args).await,
                 Command::ProxyStatus(args) => proxy_status::run(args, &directory).await,
                 Command::ProxyConfig(args) => proxy_config::run(args, &directory).await,
                 Command::Validate(args) => validate::run(&args),
@@ -117,6 +127,10 @@ mod tests {
             "meshctl upgrade --wait=false -i mesh",
             "meshctl uninstall --purge -y",
             "meshctl manifest generate --set profile=minimal",
+            "meshctl check -o json",
+            "meshctl tag set prod --revision canary --overwrite",
+            "meshctl tag list",
+            "meshctl create-remote-secret --name west --context west",
             "meshctl proxy-status",
             "meshctl ps reviews-v1 --control-plane 127.0.0.1:15014",
             "meshctl proxy-config route reviews-v1",

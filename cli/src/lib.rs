@@ -1,9 +1,10 @@
 //! `meshctl`: every command of the mesh's command line, and the whole mesh on one machine (`demo`, `local`).
 //!
 //! [`cli`] reads the command line, [`commands`] has one file a command, [`local`] and [`demo`] run meshes in this process, [`install`] brings one
-//! into a [`cluster`],
+//! into a [`cluster`] and [`check`] looks at it there,
 //! [`dump`] and [`metrics`] read what proxies tell of themselves, [`output`] prints.
 
+pub mod check;
 pub mod cli;
 pub mod cluster;
 pub mod commands;

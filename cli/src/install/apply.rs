@@ -15,6 +15,7 @@ use super::manifest::{MANAGER, Manifest, REVISION_LABEL};
 use super::object::{Id, Object, Stage};
 use super::permissions;
 use super::progress::Progress;
+use super::uninstall::tags;
 use super::values::Installation;
 use super::wait;
 use crate::cluster::{Cluster, id};
@@ -99,6 +100,7 @@ impl Plan {
             .await?
             .into_iter()
             .partition(|inventory| inventory.revision == installation.revision);
+        tagged(cluster, &installation.revision).await?;
         let mut notes = Vec::new();
         leave_gateways(&mut installation, &others, &mut notes);
         let default_revision = default_revision(cluster, &installation.revision, &others).await?;
@@ -108,8 +110,7 @@ impl Plan {
         // Definitions hold users' configuration, so only a purge removes them.
         let gone: Vec<Id> = gone.into_iter().filter(|id| id.kind != "CustomResourceDefinition").collect();
 
-        let verbs = ["create", "get", "patch"];
-        let mut needed = permissions::needed(&manifest.ids(), &verbs, &installation.namespace);
+        let mut needed = permissions::needed(&manifest.ids(), VERBS, &installation.namespace);
         needed.extend(permissions::needed(&gone, &["delete"], &installation.namespace));
         permissions::require(cluster, &needed).await?;
 
@@ -240,15 +241,29 @@ fn settled(object: &DynamicObject) -> DynamicObject {
     object
 }
 
-/// Refuses a cluster that is too old.
-async fn version(cluster: &Cluster) -> Result<()> {
+/// What the user must be allowed to do with every object.
+pub const VERBS: &[&str] = &["create", "get", "patch"];
+
+/// The cluster's version; refuses one that is too old.
+pub async fn version(cluster: &Cluster) -> Result<String> {
     let version = cluster.client.apiserver_version().await;
     let version = version.map_err(|error| cluster.explain("ask", "the version of Kubernetes", error))?;
     let digits: String = version.minor.chars().take_while(char::is_ascii_digit).collect();
     if version.major == "1" && digits.parse::<u32>().is_ok_and(|minor| minor < OLDEST_MINOR) {
         bail!("the cluster is Kubernetes {}; 1.{OLDEST_MINOR} or later is needed", version.git_version);
     }
-    Ok(())
+    Ok(version.git_version)
+}
+
+/// Refuses a revision that is called as a tag is: both would inject the same pods.
+async fn tagged(cluster: &Cluster, revision: &str) -> Result<()> {
+    let tags = tags(cluster).await?;
+    let Some(tag) = tags.iter().find(|tag| tag.name == revision && tag.revision != revision) else { return Ok(()) };
+    bail!(
+        "revision {revision}: is a tag that points to revision {}; choose another --revision, or take the tag away first: \
+         meshctl tag remove {revision}",
+        tag.revision
+    )
 }
 
 /// A gateway that another revision has stays with it, unless the user names it: a control plane can be tried beside the first without
@@ -283,14 +298,14 @@ async fn default_revision(cluster: &Cluster, revision: &str, others: &[Inventory
 }
 
 /// The objects of a manifest that are there.
-async fn look(cluster: &Cluster, manifest: &Manifest) -> Result<HashMap<Id, DynamicObject>> {
+pub async fn look(cluster: &Cluster, manifest: &Manifest) -> Result<HashMap<Id, DynamicObject>> {
     let looks = manifest.objects().map(|object| async { anyhow::Ok((object.id.clone(), cluster.get(&object.id).await?)) });
     let found = try_join_all(looks).await?;
     Ok(found.into_iter().filter_map(|(id, object)| Some((id, object?))).collect())
 }
 
 /// Refuses to take over what somebody else installed. Definitions are the same for all who run Istio's configuration.
-fn foreign(manifest: &Manifest, found: &HashMap<Id, DynamicObject>) -> Result<()> {
+pub fn foreign(manifest: &Manifest, found: &HashMap<Id, DynamicObject>) -> Result<()> {
     for object in manifest.objects().filter(|object| object.stage != Stage::Definitions) {
         let Some(there) = found.get(&object.id) else { continue };
         let labels = there.metadata.labels.as_ref();

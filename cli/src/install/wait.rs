@@ -87,7 +87,7 @@ fn rollout(object: &DynamicObject, wanted: &str, updated: &str, available: &str,
 }
 
 /// What the pods of a workload say of themselves.
-async fn troubles(cluster: &Cluster, id: &Id, object: &DynamicObject) -> Result<String> {
+pub async fn troubles(cluster: &Cluster, id: &Id, object: &DynamicObject) -> Result<String> {
     let Some(namespace) = &id.namespace else { return Ok(String::new()) };
     let labels = object.data.pointer("/spec/selector/matchLabels").and_then(Value::as_object);
     let Some(labels) = labels else { return Ok(String::new()) };
