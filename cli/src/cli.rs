@@ -6,7 +6,10 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::commands::{bookinfo, completion, demo, local, proxy_config, proxy_status, validate, version};
+use crate::commands::{
+    bookinfo, check, completion, create_remote_secret, demo, install, local, manifest, proxy_config, proxy_status, tag,
+    uninstall, validate, version,
+};
 use crate::local::state;
 
 /// Ferromesh's command line.
@@ -28,6 +31,20 @@ pub enum Command {
     Demo(demo::Args),
     /// Run a mesh on this machine around your own processes
     Local(local::Args),
+    /// Install the mesh into a Kubernetes cluster, or change what is installed
+    Install(Box<install::Args>),
+    /// Bring an installed mesh to this version, with what was said when it was installed
+    Upgrade(Box<install::Args>),
+    /// Remove what was installed
+    Uninstall(uninstall::Args),
+    /// Work with the objects that an installation consists of
+    Manifest(manifest::Args),
+    /// Look whether a mesh can be installed into a cluster, or whether the installed one is well
+    Check(check::Args),
+    /// Make, move and remove names that point to revisions
+    Tag(tag::Args),
+    /// Print a Secret by which control planes of other clusters read this one
+    CreateRemoteSecret(create_remote_secret::Args),
     /// Show whether proxies have the configuration that they were sent
     #[command(visible_alias = "ps")]
     ProxyStatus(proxy_status::Args),
@@ -66,6 +83,13 @@ impl Cli {
             match self.command {
                 Command::Demo(args) => demo::run(args, self.state_dir).await,
                 Command::Local(args) => local::run(args, &directory).await,
+                Command::Install(args) => install::run(*args, install::From::Profile).await,
+                Command::Upgrade(args) => install::run(*args, install::From::LastTime).await,
+                Command::Uninstall(args) => uninstall::run(args).await,
+                Command::Manifest(args) => manifest::run(&args),
+                Command::Check(args) => check::run(args).await,
+                Command::Tag(args) => tag::run(args).await,
+                Command::CreateRemoteSecret(args) => create_remote_secret::run(args).await,
                 Command::ProxyStatus(args) => proxy_status::run(args, &directory).await,
                 Command::ProxyConfig(args) => proxy_config::run(args, &directory).await,
                 Command::Validate(args) => validate::run(&args),
@@ -98,6 +122,15 @@ mod tests {
             "meshctl local run deploy/samples/two-processes",
             "meshctl local apply -f a.yaml -f b.yaml",
             "meshctl local status -o yaml",
+            "meshctl install --set profile=demo -y",
+            "meshctl install -f a.yaml -f b.yaml --revision canary --dry-run --context kind",
+            "meshctl upgrade --wait=false -i mesh",
+            "meshctl uninstall --purge -y",
+            "meshctl manifest generate --set profile=minimal",
+            "meshctl check -o json",
+            "meshctl tag set prod --revision canary --overwrite",
+            "meshctl tag list",
+            "meshctl create-remote-secret --name west --context west",
             "meshctl proxy-status",
             "meshctl ps reviews-v1 --control-plane 127.0.0.1:15014",
             "meshctl proxy-config route reviews-v1",
@@ -119,6 +152,8 @@ mod tests {
             "meshctl validate",
             "meshctl local run",
             "meshctl demo --requests 0",
+            "meshctl uninstall --purge --revision a",
+            "meshctl manifest",
             "meshctl bookinfo reviews-v9",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

@@ -1,13 +1,17 @@
 //! `meshctl`: every command of the mesh's command line, and the whole mesh on one machine (`demo`, `local`).
 //!
-//! [`cli`] reads the command line, [`commands`] has one file a command, [`local`] and [`demo`] run meshes in this process,
+//! [`cli`] reads the command line, [`commands`] has one file a command, [`local`] and [`demo`] run meshes in this process, [`install`] brings one
+//! into a [`cluster`] and [`check`] looks at it there,
 //! [`dump`] and [`metrics`] read what proxies tell of themselves, [`output`] prints.
 
+pub mod check;
 pub mod cli;
+pub mod cluster;
 pub mod commands;
 pub mod demo;
 pub mod dump;
 pub mod http_client;
+pub mod install;
 pub mod local;
 pub mod metrics;
 pub mod output;

@@ -39,7 +39,7 @@ const TIERS: &[Tier] = &[
     Tier { name: "clippy", needs: &[], run: clippy },
     Tier {
         name: "test",
-        needs: &[tools::H2SPEC, tools::CURL, tools::ENVOY, tools::GRPC, tools::IP, tools::UNSHARE],
+        needs: &[tools::H2SPEC, tools::HELM, tools::CURL, tools::ENVOY, tools::GRPC, tools::IP, tools::UNSHARE],
         run: test,
     },
     Tier {

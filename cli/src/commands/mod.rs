@@ -1,11 +1,17 @@
 //! One file a command: its arguments, and what it does.
 
 pub mod bookinfo;
+pub mod check;
 pub mod completion;
+pub mod create_remote_secret;
 pub mod demo;
+pub mod install;
 pub mod local;
+pub mod manifest;
 pub mod proxy_config;
 pub mod proxy_status;
+pub mod tag;
+pub mod uninstall;
 pub mod validate;
 pub mod version;
 

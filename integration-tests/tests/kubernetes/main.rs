@@ -5,5 +5,6 @@
 #![allow(clippy::unwrap_used)]
 
 mod crds;
+mod install;
 mod server;
 mod validation;

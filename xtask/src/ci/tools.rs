@@ -26,6 +26,8 @@ enum Source {
 /// HTTP/2 conformance.
 pub const H2SPEC: Tool =
     Tool { program: "h2spec", source: Source::Go("github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible") };
+/// Renders charts as users' own does.
+pub const HELM: Tool = Tool { program: "helm", source: Source::Go("helm.sh/helm/v3/cmd/helm@v3.19.0") };
 /// The benchmark's backend.
 pub const NGINX: Tool = Tool { program: "nginx", source: Source::Debian("nginx") };
 /// A proxy to be measured beside.
