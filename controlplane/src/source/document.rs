@@ -3,6 +3,7 @@
 //! The text is cut at `---` before anything is parsed, so that one document that is no YAML disturbs no other.
 
 use std::cell::Cell;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,8 +14,9 @@ use serde_json::{Map, Value};
 
 use super::kinds::{Known, cluster_wide, known};
 use super::locate::locate;
+use super::reduce::{recorded, reduce};
 use super::typed;
-use crate::model::{Key, Kind, Meta, Object, Origin, Spec};
+use crate::model::{Key, Kind, Meta, Name, Object, Origin, Spec};
 use crate::validate::{self, Finding, Severity, code};
 
 /// The largest file that is read, in bytes.
@@ -139,6 +141,14 @@ pub fn read(file: Option<&Arc<PathBuf>>, bytes: &[u8]) -> Vec<Document> {
     split(text).into_iter().flat_map(|place| reader.document(place)).collect()
 }
 
+/// Reads an object of an API server, judged as one of a file is. `tree` must be without nulls, as [`typed::tree`] makes it.
+pub(super) fn judge(tree: Value) -> (Outcome, Vec<Finding>) {
+    let (place, origin) = (Place::default(), Origin::default());
+    let mut judge = Judge { reader: None, place, origin, key: None, findings: Vec::new() };
+    let outcome = judge.outcome(tree);
+    (outcome, judge.findings)
+}
+
 /// Cuts a text at the markers of documents. They stand at the start of a line and nowhere else, even inside of block texts.
 fn split(text: &str) -> Vec<Place> {
     let mut places = Vec::new();
@@ -177,7 +187,8 @@ struct Reader<'t> {
 
 /// Findings over one object while it is read.
 struct Judge<'r, 't> {
-    reader: &'r Reader<'t>,
+    /// The text; absent for an object of an API server, which has no lines.
+    reader: Option<&'r Reader<'t>>,
     place: Place,
     /// Of the object.
     origin: Origin,
@@ -258,7 +269,7 @@ impl<'t> Reader<'t> {
     fn object(&self, place: Place, tree: Value) -> Document {
         let (line, column) = self.find(&place, "").unwrap_or((place.line, 1));
         let origin = Origin { file: self.file.cloned(), line, column };
-        let mut judge = Judge { reader: self, place, origin, key: None, findings: Vec::new() };
+        let mut judge = Judge { reader: Some(self), place, origin, key: None, findings: Vec::new() };
         let outcome = judge.outcome(tree);
         judge.findings.sort_by_key(|finding| (finding.origin.line, finding.origin.column));
         Document { outcome, findings: judge.findings, place: judge.place }
@@ -281,7 +292,8 @@ impl Judge<'_, '_> {
     fn add(&mut self, severity: Severity, code: Option<&'static str>, path: &str, message: String) {
         let mut origin = self.origin.clone();
         if !path.is_empty()
-            && let Some((line, column)) = self.reader.find(&self.place, path)
+            && let Some(reader) = self.reader
+            && let Some((line, column)) = reader.find(&self.place, path)
         {
             (origin.line, origin.column) = (line, column);
         }
@@ -297,6 +309,10 @@ impl Judge<'_, '_> {
     }
 
     fn unknown(&mut self, prefix: &str, paths: Vec<String>) {
+        // An API server drops what a kind of its own does not have; what is left is of a newer version than this one knows.
+        if self.reader.is_none() && !self.key.as_ref().is_some_and(|key| istio(key.kind)) {
+            return;
+        }
         for path in paths {
             let path =
                 if prefix.is_empty() || path.is_empty() { format!("{prefix}{path}") } else { join(prefix, &path) };
@@ -342,7 +358,7 @@ impl Judge<'_, '_> {
             Known::Kubernetes(kind) => match self.metadata(&tree) {
                 None => Outcome::Broken(self.key.clone()),
                 Some(meta) => match self.kubernetes(kind, tree) {
-                    Some(spec) => self.finish(meta, spec),
+                    Some(spec) => self.finish(meta, spec, Vec::new()),
                     None => Outcome::Broken(self.key.clone()),
                 },
             },
@@ -353,9 +369,10 @@ impl Judge<'_, '_> {
                 let others = others.cloned().collect();
                 self.unknown("", others);
                 let Some(meta) = self.metadata(&tree) else { return Outcome::Broken(self.key.clone()) };
+                let recorded = recorded(kind, tree.get("status"));
                 let spec = tree.remove("spec").unwrap_or_else(|| Map::new().into());
                 match self.istio(kind, spec) {
-                    Some(spec) => self.finish(meta, spec),
+                    Some(spec) => self.finish(meta, spec, recorded),
                     None => Outcome::Broken(self.key.clone()),
                 }
             }
@@ -363,9 +380,10 @@ impl Judge<'_, '_> {
     }
 
     /// Judges the object that was read.
-    fn finish(&mut self, meta: Meta, spec: Spec) -> Outcome {
+    fn finish(&mut self, meta: Meta, spec: Spec, recorded: Vec<(Name, IpAddr)>) -> Outcome {
         let Some(key) = self.key.clone() else { return Outcome::Broken(None) };
-        let object = Object { key, meta, origin: self.origin.clone(), spec };
+        let (meta, spec) = reduce(key.kind, meta, spec);
+        let object = Object { key, meta, origin: self.origin.clone(), spec, recorded };
         let findings = validate::object(&object);
         let refused = validate::refused(&findings);
         for finding in findings {
