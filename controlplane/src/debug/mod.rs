@@ -99,8 +99,11 @@ async fn guard(
     let token = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = token.and_then(|value| value.strip_prefix("Bearer "));
     let root = pages.shown.load().mesh.root_namespace.clone();
-    let known = || token.is_some_and(|token| pages.authenticator.is_of(token, &root, SystemTime::now()));
-    if remote.ip().to_canonical().is_loopback() || known() {
+    let known = async || match token {
+        Some(token) => pages.authenticator.is_of(token, &root, SystemTime::now()).await,
+        None => false,
+    };
+    if remote.ip().to_canonical().is_loopback() || known().await {
         return next.run(request).await;
     }
     let reason = format!("debug pages are for this machine, and for bearers of a token of namespace {root}\n");
