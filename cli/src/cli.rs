@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::commands::{completion, demo, local, proxy_config, proxy_status, validate, version};
+use crate::commands::{bookinfo, completion, demo, local, proxy_config, proxy_status, validate, version};
 use crate::local::state;
 
 /// Ferromesh's command line.
@@ -38,6 +38,9 @@ pub enum Command {
     Validate(validate::Args),
     /// Show versions of this program and of a running control plane
     Version(version::Args),
+    /// Run a part of the demo's application, as pods do
+    #[command(hide = true)]
+    Bookinfo(bookinfo::Args),
     /// Print a completion script for a shell
     Completion(completion::Args),
 }
@@ -67,6 +70,7 @@ impl Cli {
                 Command::ProxyConfig(args) => proxy_config::run(args, &directory).await,
                 Command::Validate(args) => validate::run(&args),
                 Command::Version(args) => version::run(args, &directory).await,
+                Command::Bookinfo(args) => bookinfo::run(&args).await,
                 Command::Completion(args) => completion::run(&args),
             }
         })
@@ -101,6 +105,7 @@ mod tests {
             "meshctl validate -f deploy/samples/bookinfo",
             "meshctl --state-dir /tmp/x version -o json",
             "meshctl completion bash",
+            "meshctl bookinfo reviews-v2 --port 8080",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -114,6 +119,7 @@ mod tests {
             "meshctl validate",
             "meshctl local run",
             "meshctl demo --requests 0",
+            "meshctl bookinfo reviews-v9",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
