@@ -137,8 +137,9 @@ impl Candidate {
     }
 
     async fn release(&self) -> Result<(), Error> {
-        let free = serde_json::json!({"spec": {"holderIdentity": "", "leaseDurationSeconds": 1}});
-        let patched = self.leases.patch(&self.name, &PatchParams::default(), &Patch::Merge(free));
+        let free = Patch::Merge(serde_json::json!({"spec": {"holderIdentity": "", "leaseDurationSeconds": 1}}));
+        let parameters = PatchParams::default();
+        let patched = self.leases.patch(&self.name, &parameters, &free);
         match tokio::time::timeout(PATIENCE, patched).await {
             Ok(result) => result.map(drop),
             Err(_) => Ok(()),
@@ -213,7 +214,7 @@ mod tests {
         assert_eq!((first.lease_transitions, first.holder_identity.as_deref()), (Some(0), Some("a")));
         let later = Timestamp::from_second(5).unwrap_or_default();
         let renewed = held(first.clone(), "a", Step::Renew, later);
-        assert_eq!((renewed.acquire_time, renewed.lease_transitions), (first.acquire_time.clone(), Some(0)));
+        assert_eq!((renewed.acquire_time.clone(), renewed.lease_transitions), (first.acquire_time.clone(), Some(0)));
         let taken = held(renewed, "b", Step::Take, later);
         assert_eq!((taken.lease_transitions, taken.holder_identity.as_deref()), (Some(1), Some("b")));
         assert_eq!(taken.acquire_time, Some(MicroTime(later)));

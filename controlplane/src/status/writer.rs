@@ -123,7 +123,7 @@ async fn round(client: &Client, all: &Written, written: &mut Written) -> Result<
 
 /// Writes these, a few at a time. What could be written, or is gone, is known then; the first error is returned.
 async fn write_all(client: &Client, due: Vec<(Key, Wanted)>, known: &mut Written) -> Result<(), Error> {
-    let one = async |(key, wanted): (Key, Wanted)| {
+    let one = |(key, wanted): (Key, Wanted)| async move {
         let result = write_one(client, &key, &wanted).await;
         (key, wanted, result)
     };

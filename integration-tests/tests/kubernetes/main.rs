@@ -4,4 +4,13 @@
 //! has a tier for it, which builds them, is named as not run where it cannot, and fails there with `CI=true`.
 #![allow(clippy::unwrap_used)]
 
+mod gate;
+mod identity;
+mod plane;
 mod server;
+mod sources;
+mod status;
+/// Clients of a control plane, as the control plane's own tests have them.
+#[allow(dead_code, missing_docs)]
+#[path = "../../../controlplane/tests/server/support.rs"]
+mod support;

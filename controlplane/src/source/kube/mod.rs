@@ -102,8 +102,8 @@ impl KubeSource {
                 update.findings = news(&mut sent, cluster.findings());
                 update.verdicts = news(&mut judged, cluster.verdicts());
             }
-            let news = !update.changes.is_empty() || update.findings.is_some() || update.verdicts.is_some();
-            if (first || news) && sender.send(update).await.is_err() {
+            let says_something = !update.changes.is_empty() || update.findings.is_some() || update.verdicts.is_some();
+            if (first || says_something) && sender.send(update).await.is_err() {
                 return;
             }
         }
