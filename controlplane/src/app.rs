@@ -21,13 +21,14 @@ use tokio_util::task::TaskTracker;
 use crate::ca::authority::ROOT_TTL;
 use crate::ca::cluster::{self, Keeper};
 use crate::ca::review::Reviewer;
+use crate::ca::roots;
 use crate::ca::service::CertificateService;
 use crate::ca::serving::ServingTls;
 use crate::ca::{Authority, AuthorityHandle, TokenKey, reload};
 use crate::debug::{self, Pages};
 use crate::leader::Candidate;
 use crate::metrics::Metrics;
-use crate::model::{Change, Kind, Model};
+use crate::model::{Change, Kind, Model, Name};
 use crate::push::engine::{self, Event};
 use crate::push::knowledge::Known;
 use crate::push::{Debounce, Published};
@@ -47,6 +48,8 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Whoever holds this lease writes status. Istio's name, so that of the two only one does.
 const STATUS_LEASE: &str = "istio-status-leader";
+/// Whoever holds this one writes the mesh's roots to namespaces.
+const ROOTS_LEASE: &str = "istio-namespace-controller-election";
 /// The longest wait for open streams at the end.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
@@ -73,8 +76,8 @@ pub struct Settings {
     pub push_throttle: Option<usize>,
     /// More names and addresses in the certificate of the TLS port.
     pub serving_hosts: Vec<String>,
-    /// Whether this replica may write the status of the cluster's objects, when it is the one that leads.
-    pub writes_status: bool,
+    /// Whether this replica may write to the cluster, when it is the one that leads: the status of objects, and the mesh's roots.
+    pub writes: bool,
 }
 
 /// Where the authority's key comes from.
@@ -108,7 +111,7 @@ impl Default for Settings {
             debounce: Debounce::default(),
             push_throttle: None,
             serving_hosts: Vec::new(),
-            writes_status: true,
+            writes: true,
         }
     }
 }
@@ -194,13 +197,21 @@ impl ControlPlane {
             [] => None,
             paths => Some(FileSource::new(paths)?),
         };
-        let (judged, judgements) = watch::channel(Arc::default());
-        if let Some(client) = client.clone().filter(|_| settings.writes_status) {
-            let (leading, leads) = watch::channel(false);
-            let candidate = Candidate::new(client.clone(), ROOT_NAMESPACE, STATUS_LEASE, &identity());
-            tasks.spawn(candidate.run(leading, stop.clone()));
-            let inputs = status::Inputs { judged: judgements, published: published.clone(), shown: shown.clone(), leads };
-            tasks.spawn(status::run(client, inputs, stop.clone()));
+        let told = Told::default();
+        if let Some(client) = client.clone().filter(|_| settings.writes) {
+            let identity = identity();
+            let lead = |lease: &str| {
+                let (leading, leads) = watch::channel(false);
+                let candidate = Candidate::new(client.clone(), ROOT_NAMESPACE, lease, &identity);
+                tasks.spawn(candidate.run(leading, stop.clone()));
+                leads
+            };
+            let (judged, namespaces) = (told.judged.subscribe(), told.namespaces.subscribe());
+            let leads = lead(STATUS_LEASE);
+            let inputs = status::Inputs { judged, published: published.clone(), shown: shown.clone(), leads };
+            tasks.spawn(status::run(client.clone(), inputs, stop.clone()));
+            let leads = lead(ROOTS_LEASE);
+            tasks.spawn(roots::run(client.clone(), authority.clone(), namespaces, leads, stop.clone()));
         }
         let sources = Sources { files, cluster: client.map(KubeSource::new) };
         let mut plane = Self {
@@ -222,7 +233,7 @@ impl ControlPlane {
         }
         let pages = Pages { metrics, streams, published, shown, findings, events, authenticator };
         tasks.spawn(debug::serve(monitoring, pages, stop));
-        plane.read(sources, judged);
+        plane.read(sources, told);
         Ok(plane)
     }
 
@@ -303,7 +314,7 @@ impl ControlPlane {
     }
 
     /// Starts the sources.
-    fn read(&mut self, sources: Sources, judged: watch::Sender<Arc<Judged>>) {
+    fn read(&mut self, sources: Sources, told: Told) {
         let Sources { files, cluster } = sources;
         let mut merge = Merge::new(usize::from(files.is_some()) + usize::from(cluster.is_some()));
         let (sender, mut updates) = mpsc::channel::<(usize, Update)>(EVENTS);
@@ -334,7 +345,10 @@ impl ControlPlane {
                 let changes = merge.take(source, update);
                 if news || changes.as_ref().is_some_and(|changes| changes.iter().any(selects)) {
                     findings.store(Arc::new(merge.findings()));
-                    judged.send_replace(Arc::new(Judged { findings: merge.findings(), verdicts: merge.verdicts() }));
+                    let judged = Judged { findings: merge.findings(), verdicts: merge.verdicts() };
+                    told.judged.send_replace(Arc::new(judged));
+                    let namespaces = Arc::new(merge.namespaces());
+                    told.namespaces.send_if_modified(|known| std::mem::replace(known, namespaces.clone()) != namespaces);
                 }
                 if let Some(changes) = changes
                     && events.send(Event::Changes(changes)).await.is_err()
@@ -359,6 +373,13 @@ fn selects(change: &Change) -> bool {
 fn identity() -> String {
     let name = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_default();
     format!("{name}_{}", uuid::Uuid::new_v4())
+}
+
+/// What writers are told of what the sources say.
+#[derive(Default)]
+struct Told {
+    judged: watch::Sender<Arc<Judged>>,
+    namespaces: watch::Sender<Arc<Vec<Name>>>,
 }
 
 /// The sources that the settings name.

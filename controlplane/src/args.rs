@@ -59,9 +59,9 @@ pub struct Run {
     /// Another name or address by which proxies reach the TLS port; may be given several times.
     #[arg(long = "serving-host", value_name = "HOST")]
     serving_hosts: Vec<String>,
-    /// Never write the status of the cluster's objects, not even when this replica leads.
+    /// Never write to the cluster, not even when this replica leads: neither the status of objects nor the mesh's roots.
     #[arg(long)]
-    no_status: bool,
+    read_only: bool,
     /// Pause after the last change before it is published, milliseconds.
     #[arg(long, value_name = "MS", env = "PILOT_DEBOUNCE_AFTER_MS", default_value_t = 100)]
     debounce_quiet_ms: u64,
@@ -110,7 +110,7 @@ impl Run {
             },
             push_throttle: self.push_throttle,
             serving_hosts: self.serving_hosts,
-            writes_status: !self.no_status,
+            writes: !self.read_only,
         })
     }
 }

@@ -176,7 +176,7 @@ fn held(before: LeaseSpec, identity: &str, step: Step, now: Timestamp) -> LeaseS
 fn words(error: &Error) -> String {
     match error {
         Error::Api(status) if status.is_forbidden() => format!(
-            "{}; give the control plane's user the verbs get, create and update on leases.coordination.k8s.io in this namespace",
+            "{}; give the control plane's user the verbs get, create, update and patch on leases.coordination.k8s.io in this namespace",
             status.message
         ),
         other => other.to_string(),

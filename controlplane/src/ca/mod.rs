@@ -9,6 +9,7 @@ pub mod csr;
 mod load;
 pub mod reload;
 pub mod review;
+pub mod roots;
 pub mod service;
 pub mod serving;
 pub mod token;

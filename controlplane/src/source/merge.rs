@@ -114,6 +114,11 @@ impl Merge {
         own.map(|(_, one)| one.clone()).collect()
     }
 
+    /// The namespaces that there are and that are looked at.
+    pub fn namespaces(&self) -> Vec<Name> {
+        self.namespaces.existing()
+    }
+
     /// Says what differs from what the model was told, and takes it as told.
     fn changes(&mut self) -> Vec<Change> {
         let mut touched = std::mem::take(&mut self.touched);

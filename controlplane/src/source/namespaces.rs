@@ -58,6 +58,11 @@ impl Namespaces {
         self.labels.get(namespace).is_some_and(|labels| self.selectors.iter().any(|one| matches(one, labels)))
     }
 
+    /// Those that exist and are looked at.
+    pub(super) fn existing(&self) -> Vec<Name> {
+        self.labels.keys().filter(|name| self.has(name)).cloned().collect()
+    }
+
     /// Those that are looked at now.
     pub(super) fn selected(&self) -> Selected {
         if self.selectors.is_empty() {

@@ -1,6 +1,7 @@
 //! Who workloads are by the tokens of their service accounts, as the API server sees them.
 
 use integration_tests::kubernetes::ApiServer;
+use integration_tests::until;
 use mesh_controlplane::app::{CaSettings, ControlPlane};
 use mesh_proto::names::TOKEN_AUDIENCE;
 use rustls_pki_types::CertificateDer;
@@ -146,5 +147,22 @@ async fn all_replicas_sign_by_the_authority_that_the_cluster_keeps() {
     server.kubectl(&["delete", "secret", "-n", "istio-system", "istio-ca-secret"], "").await.unwrap().ok();
     let plane = ControlPlane::start(settings()).await.unwrap();
     assert_eq!(plane.root_pem(), root);
+    plane.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_namespace_gets_the_roots_of_the_mesh() {
+    let server = server().await;
+    let plane = ControlPlane::start(settings(server.kubeconfig())).await.unwrap();
+    let roots = async |namespace: &str| {
+        let args = ["get", "configmap", "-n", namespace, "istio-ca-root-cert", "-o", "jsonpath={.data.root-cert\\.pem}"];
+        server.kubectl(&args, "").await.unwrap().stdout
+    };
+    until("the roots", async || roots("shop").await.trim() == plane.root_pem().trim()).await;
+    server.namespace("later").await.unwrap();
+    until("the roots in a new namespace", async || !roots("later").await.is_empty()).await;
+    assert_eq!(roots("kube-system").await, "");
+    plane.authority().set_authority(mesh_controlplane::ca::Authority::self_signed("next", std::time::SystemTime::now()).unwrap());
+    until("the next roots", async || roots("shop").await.trim() == plane.root_pem().trim()).await;
     plane.shutdown().await;
 }
