@@ -321,8 +321,8 @@ fn judge(error: watcher::Error) -> Judged {
     match error {
         watcher::Error::InitialListFailed(error) => ends("list", error),
         watcher::Error::WatchStartFailed(error) => match &error {
-            // A server that cannot be reached, or has too much to do, may still know where the watch broke off.
-            Error::Api(status) if matches!(status.code, 401 | 403 | 404) => ends("watch", error),
+            // A server that cannot be reached, or has too much to do, may still know where the watch broke off; one that says 410 does not.
+            Error::Api(status) if matches!(status.code, 401 | 403 | 404 | 410) => ends("watch", error),
             _ => Judged::Passes("watch", error.to_string()),
         },
         other => Judged::Passes("watch", other.to_string()),
