@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use ::kube::Client;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use ::kube::Client;
 use mesh_proto::crd::MeshConfig;
 use mesh_proto::istio::auth::istio_certificate_service_server::IstioCertificateServiceServer;
 use mesh_proto::names::ROOT_NAMESPACE;
@@ -344,11 +344,12 @@ impl ControlPlane {
                 let news = update.findings.is_some() || update.verdicts.is_some();
                 let changes = merge.take(source, update);
                 if news || changes.as_ref().is_some_and(|changes| changes.iter().any(selects)) {
-                    findings.store(Arc::new(merge.findings()));
                     let judged = Judged { findings: merge.findings(), verdicts: merge.verdicts() };
+                    findings.store(Arc::new(judged.findings.clone()));
                     told.judged.send_replace(Arc::new(judged));
                     let namespaces = Arc::new(merge.namespaces());
-                    told.namespaces.send_if_modified(|known| std::mem::replace(known, namespaces.clone()) != namespaces);
+                    told.namespaces
+                        .send_if_modified(|known| std::mem::replace(known, namespaces.clone()) != namespaces);
                 }
                 if let Some(changes) = changes
                     && events.send(Event::Changes(changes)).await.is_err()

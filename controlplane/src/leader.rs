@@ -101,7 +101,12 @@ impl Candidate {
     fn say(&self, leads: &watch::Sender<bool>, holds: bool) {
         if leads.send_if_modified(|leads| std::mem::replace(leads, holds) != holds) {
             let (lease, identity) = (&self.name, &self.identity);
-            tracing::info!(lease, identity, "{}", if holds { "this replica leads" } else { "this replica leads no more" });
+            tracing::info!(
+                lease,
+                identity,
+                "{}",
+                if holds { "this replica leads" } else { "this replica leads no more" }
+            );
         }
     }
 

@@ -140,11 +140,8 @@ pub(super) fn self_signed(place: Place<'_>) -> Result<Authority, CaError> {
 /// The parts of a self-signed root, as a secret keeps them. Istio's names.
 pub(super) fn written(certificate: &CertificateDer<'_>, key: &KeyPair) -> BTreeMap<String, ByteString> {
     let certificate = ByteString(pem(certificate).into_bytes());
-    let parts = [
-        (CERTIFICATE, certificate.clone()),
-        (KEY, ByteString(key.serialize_pem().into_bytes())),
-        (ROOTS, certificate),
-    ];
+    let parts =
+        [(CERTIFICATE, certificate.clone()), (KEY, ByteString(key.serialize_pem().into_bytes())), (ROOTS, certificate)];
     parts.into_iter().map(|(part, bytes)| (part.to_owned(), bytes)).collect()
 }
 

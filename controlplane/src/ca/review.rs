@@ -102,10 +102,7 @@ impl Reviewer {
     }
 
     async fn ask(&self, token: &str) -> Result<Reviewed, ReviewError> {
-        let spec = TokenReviewSpec {
-            token: token.to_owned(),
-            audiences: Some(vec![TOKEN_AUDIENCE.to_owned()]),
-        };
+        let spec = TokenReviewSpec { token: token.to_owned(), audiences: Some(vec![TOKEN_AUDIENCE.to_owned()]) };
         let question = TokenReview { spec, ..TokenReview::default() };
         let api = Api::<TokenReview>::all(self.0.client.clone());
         match api.create(&PostParams::default(), &question).await {

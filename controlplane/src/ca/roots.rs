@@ -66,7 +66,10 @@ async fn keep(
         let roots = authority.load().root_pem();
         let result = round(&client, &wanted, &roots).await;
         if let Err(error) = &result {
-            tracing::warn!(error = words(error), "the mesh's roots cannot be written to a namespace; it is tried again");
+            tracing::warn!(
+                error = words(error),
+                "the mesh's roots cannot be written to a namespace; it is tried again"
+            );
         }
         tokio::select! {
             changed = namespaces.changed() => if changed.is_err() { return },
@@ -117,7 +120,9 @@ async fn write(client: &Client, namespace: &str, roots: &str) -> Result<(), Erro
     match Api::<ConfigMap>::namespaced(client.clone(), namespace).patch(NAME, &parameters, &Patch::Apply(map)).await {
         Ok(_) => Ok(()),
         // The namespace is going, or gone.
-        Err(Error::Api(status)) if status.is_not_found() || status.reason == "Forbidden" && status.message.contains("being terminated") => {
+        Err(Error::Api(status))
+            if status.is_not_found() || status.reason == "Forbidden" && status.message.contains("being terminated") =>
+        {
             Ok(())
         }
         Err(error) => Err(error),
@@ -126,10 +131,9 @@ async fn write(client: &Client, namespace: &str, roots: &str) -> Result<(), Erro
 
 fn words(error: &Error) -> String {
     match error {
-        Error::Api(status) if status.is_forbidden() => format!(
-            "{}; give the control plane's user the verbs create, list and patch on configmaps",
-            status.message
-        ),
+        Error::Api(status) if status.is_forbidden() => {
+            format!("{}; give the control plane's user the verbs create, list and patch on configmaps", status.message)
+        }
         other => other.to_string(),
     }
 }

@@ -166,7 +166,10 @@ mod tests {
 
     #[test]
     fn what_is_recorded_comes_first() {
-        let yaml = entry("one", "}\nspec: {hosts: [a.example], resolution: DNS, ports: [{number: 1, name: tcp, protocol: TCP}]}");
+        let yaml = entry(
+            "one",
+            "}\nspec: {hosts: [a.example], resolution: DNS, ports: [{number: 1, name: tcp, protocol: TCP}]}",
+        );
         let record = |model: &mut Model, recorded: &[&str]| {
             let changes = objects(&yaml).into_iter().map(|change| match change {
                 Change::Set(object) => {

@@ -43,7 +43,11 @@ pub fn services(object: &Object, entry: &crd::ServiceEntry, export_default: &[St
         external: entry.location == raw::Location::MeshExternal,
         headless: false,
         node_local: false,
-        prefers_near: object.meta.annotations.get(annotation::TRAFFIC_DISTRIBUTION).is_some_and(|word| prefers_near(word)),
+        prefers_near: object
+            .meta
+            .annotations
+            .get(annotation::TRAFFIC_DISTRIBUTION)
+            .is_some_and(|word| prefers_near(word)),
         selector: entry.workload_selector.as_ref().map(|selector| selector.labels.clone()),
         export_to: export_to.clone(),
         subject_alt_names: entry.subject_alt_names.clone(),

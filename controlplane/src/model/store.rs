@@ -124,7 +124,8 @@ impl Model {
                         continue;
                     }
                     // The addresses in force, written down by the mesh itself, are no news.
-                    let written = known.is_some_and(|known| known.is_but_recorded(&object)) && self.has_recorded(&object);
+                    let written =
+                        known.is_some_and(|known| known.is_but_recorded(&object)) && self.has_recorded(&object);
                     self.objects.0.insert(key.clone(), object);
                     if written {
                         continue;

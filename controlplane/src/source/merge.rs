@@ -109,8 +109,13 @@ impl Merge {
     /// What was judged of objects in namespaces that are looked at, of sources whose objects are not another's.
     pub fn verdicts(&self) -> Vec<Verdict> {
         let first = |key: &Key| self.held.get(key).and_then(|held| held.by.first()).map(|(source, _)| *source);
-        let all = self.sources.iter().enumerate().flat_map(|(number, source)| source.verdicts.iter().map(move |one| (number, one)));
-        let own = all.filter(|(number, one)| self.is_selected(&one.key) && first(&one.key).is_none_or(|first| first == *number));
+        let all = self
+            .sources
+            .iter()
+            .enumerate()
+            .flat_map(|(number, source)| source.verdicts.iter().map(move |one| (number, one)));
+        let own = all
+            .filter(|(number, one)| self.is_selected(&one.key) && first(&one.key).is_none_or(|first| first == *number));
         own.map(|(_, one)| one.clone()).collect()
     }
 
@@ -201,7 +206,9 @@ mod tests {
     }
 
     fn pod(namespace: &str, name: &str) -> String {
-        format!("---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{containers: []}}\n")
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{containers: []}}\n"
+        )
     }
 
     fn namespace(name: &str, labels: &str) -> String {
@@ -209,7 +216,9 @@ mod tests {
     }
 
     fn mesh(text: &str) -> String {
-        format!("---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata: {{mesh: '{text}'}}\n")
+        format!(
+            "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata: {{mesh: '{text}'}}\n"
+        )
     }
 
     #[test]
@@ -228,7 +237,8 @@ mod tests {
         let mut merge = Merge::new(2);
         merge.take(0, update(""));
         merge.take(1, update(&pod("a", "one")));
-        let labelled = "apiVersion: v1\nkind: Pod\nmetadata: {name: one, namespace: a, labels: {x: y}}\nspec: {containers: []}\n";
+        let labelled =
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: one, namespace: a, labels: {x: y}}\nspec: {containers: []}\n";
         assert_eq!(text(merge.take(0, update(labelled))), "+Pod a/one");
         assert_eq!(text(merge.take(1, update(&(pod("a", "one"))))), "nothing");
         let found: Vec<String> = merge.findings().iter().map(ToString::to_string).collect();

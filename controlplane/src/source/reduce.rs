@@ -52,7 +52,8 @@ pub(super) fn reduce(kind: Kind, mut meta: Meta, spec: Spec) -> (Meta, Spec) {
 
 /// What `status.addresses` of a ServiceEntry says: the mesh wrote it, so what it would not write is left out.
 pub(super) fn recorded(kind: Kind, status: Option<&Value>) -> Vec<(Name, IpAddr)> {
-    let addresses = status.filter(|_| kind == Kind::ServiceEntry).and_then(|status| status.get("addresses")?.as_array());
+    let addresses =
+        status.filter(|_| kind == Kind::ServiceEntry).and_then(|status| status.get("addresses")?.as_array());
     let read = addresses.into_iter().flatten().filter_map(|one| {
         let text = |name: &str| one.get(name).and_then(Value::as_str);
         Some((Name::from(text("host")?), text("value")?.parse().ok()?))
@@ -62,9 +63,9 @@ pub(super) fn recorded(kind: Kind, status: Option<&Value>) -> Vec<(Name, IpAddr)
 
 /// True for annotations that the mesh reads or reports.
 fn is_of_mesh(annotation: &str) -> bool {
-    annotation.split_once('/').is_some_and(|(domain, _)| {
-        domain == "prometheus.io" || domain == "istio.io" || domain.ends_with(".istio.io")
-    })
+    annotation
+        .split_once('/')
+        .is_some_and(|(domain, _)| domain == "prometheus.io" || domain == "istio.io" || domain.ends_with(".istio.io"))
 }
 
 /// Addresses, readiness, ports by name, account, node and owner.

@@ -166,7 +166,14 @@ mod tests {
 
     fn finding(key: &Key, severity: Severity, code: Option<&'static str>, message: &str) -> Finding {
         let field = Some("http[0]".to_owned());
-        Finding { severity, code, key: Some(key.clone()), origin: Origin::default(), field, message: message.to_owned() }
+        Finding {
+            severity,
+            code,
+            key: Some(key.clone()),
+            origin: Origin::default(),
+            field,
+            message: message.to_owned(),
+        }
     }
 
     fn one(judged: &Judged) -> Wanted {
@@ -215,7 +222,8 @@ mod tests {
     fn conditions_of_others_stay() {
         let verdicts = vec![Verdict { key: key(Kind::Gateway, "edge"), generation: 1, accepted: true }];
         let other = json!({"type": "Programmed", "status": "True"});
-        let status = json!({"conditions": [other, {"type": "Reconciled", "status": "True", "lastTransitionTime": "then"}]});
+        let status =
+            json!({"conditions": [other, {"type": "Reconciled", "status": "True", "lastTransitionTime": "then"}]});
         let judged = Judged { findings: Vec::new(), verdicts };
         let patch = one(&judged).patch(Kind::Gateway, Some(&status), "now").unwrap();
         assert_eq!(patch["conditions"][0], other);

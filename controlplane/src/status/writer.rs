@@ -3,6 +3,7 @@
 //! A burst of changes is one round, a round writes few objects at a time, and what could not be written waits for the next.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ::kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams};
@@ -51,7 +52,10 @@ async fn write(client: &Client, inputs: &mut Inputs) {
     loop {
         let judged = inputs.judged.borrow_and_update().clone();
         inputs.published.mark_unchanged();
-        let all = wanted(&judged, &inputs.shown.load());
+        let context = inputs.shown.load_full();
+        let services = context.service_index();
+        let all = wanted(&judged, &context);
+        drop(context);
         let result = match &mut written {
             Some(written) => round(client, &all, written).await,
             None => match first(client, &all).await {
@@ -65,10 +69,22 @@ async fn write(client: &Client, inputs: &mut Inputs) {
         if let Err(error) = &result {
             tracing::warn!(error = words(error), "the status of an object cannot be written; it is tried again");
         }
-        tokio::select! {
-            changed = inputs.judged.changed() => if changed.is_err() { return },
-            changed = inputs.published.changed() => if changed.is_err() { return },
-            () = sleep(AGAIN), if result.is_err() => {}
+        let retry = sleep(AGAIN);
+        tokio::pin!(retry);
+        loop {
+            tokio::select! {
+                changed = inputs.judged.changed() => match changed {
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                // What is published is most often about endpoints, which no status tells of.
+                changed = inputs.published.changed() => match changed {
+                    Ok(()) if Arc::ptr_eq(&services, &inputs.shown.load().service_index()) => {}
+                    Ok(()) => break,
+                    Err(_) => return,
+                },
+                () = &mut retry, if result.is_err() => break,
+            }
         }
         sleep(GATHER).await;
     }

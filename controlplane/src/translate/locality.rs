@@ -18,12 +18,7 @@ pub struct Failover<'a> {
 impl<'a> Failover<'a> {
     /// The failover of a policy, or the service's, or the mesh's. The service's stands for itself; otherwise it is only where failing endpoints
     /// are noticed, which is outlier detection's work.
-    pub fn of(
-        policy: &'a TrafficPolicy,
-        context: &'a PushContext,
-        node: &'a Node,
-        service: &Service,
-    ) -> Option<Self> {
+    pub fn of(policy: &'a TrafficPolicy, context: &'a PushContext, node: &'a Node, service: &Service) -> Option<Self> {
         let balancer = policy.load_balancer.as_ref();
         // A rule's setting replaces the mesh's as a whole.
         let setting = balancer.and_then(|balancer| balancer.locality_lb_setting.as_ref());

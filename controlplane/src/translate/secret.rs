@@ -20,7 +20,8 @@ pub fn secrets(context: &PushContext, node: &Node, wanted: Names<'_>) -> Vec<tls
 /// The names that the node's own configuration holds.
 fn named(context: &PushContext, node: &Node) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    let mut add = |credential: &str| names.extend(credentials::secrets(credential).map(|name| format!("{SCHEME}{name}")));
+    let mut add =
+        |credential: &str| names.extend(credentials::secrets(credential).map(|name| format!("{SCHEME}{name}")));
     for gateway in context.gateways(node) {
         credentials::of_gateway(&gateway.spec).for_each(&mut add);
     }

@@ -25,7 +25,18 @@ fn names(certificate: &[u8], id: &str) -> bool {
 
 /// A token of a pod's, as a kubelet asks for it.
 async fn pod_token(server: &ApiServer, account: &str, pod: &str) -> String {
-    let args = ["create", "token", account, "-n", "shop", "--audience", TOKEN_AUDIENCE, "--bound-object-kind=Pod", "--bound-object-name", pod];
+    let args = [
+        "create",
+        "token",
+        account,
+        "-n",
+        "shop",
+        "--audience",
+        TOKEN_AUDIENCE,
+        "--bound-object-kind=Pod",
+        "--bound-object-name",
+        pod,
+    ];
     server.kubectl(&args, "").await.unwrap().ok().trim().to_owned()
 }
 
@@ -105,7 +116,8 @@ async fn a_pods_token_is_that_pods_and_ends_with_it() {
 async fn without_the_right_to_review_the_answer_says_so() {
     let server = server().await;
     server.service_account("istio-system", "plane").await.unwrap();
-    let own = server.service_account_token("istio-system", "plane", integration_tests::kubernetes::ISSUER).await.unwrap();
+    let own =
+        server.service_account_token("istio-system", "plane", integration_tests::kubernetes::ISSUER).await.unwrap();
     apply(
         &server,
         "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {name: reader}\nrules: [{apiGroups: ['*'], resources: ['*'], verbs: \
@@ -140,7 +152,11 @@ async fn all_replicas_sign_by_the_authority_that_the_cluster_keeps() {
     assert_eq!(again.root_pem(), root, "a restart changes nothing");
     again.shutdown().await;
     // What somebody plugs in comes first; here it is the same authority under the other name.
-    let kept = server.kubectl(&["get", "secret", "-n", "istio-system", "istio-ca-secret", "-o", "json"], "").await.unwrap().ok();
+    let kept = server
+        .kubectl(&["get", "secret", "-n", "istio-system", "istio-ca-secret", "-o", "json"], "")
+        .await
+        .unwrap()
+        .ok();
     let kept: serde_json::Value = serde_json::from_str(&kept).unwrap();
     let plugged = json!({
         "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "cacerts", "namespace": "istio-system"}, "data": kept["data"],
@@ -157,14 +173,17 @@ async fn every_namespace_gets_the_roots_of_the_mesh() {
     let server = server().await;
     let plane = ControlPlane::start(settings(server.kubeconfig())).await.unwrap();
     let roots = async |namespace: &str| {
-        let args = ["get", "configmap", "-n", namespace, "istio-ca-root-cert", "-o", "jsonpath={.data.root-cert\\.pem}"];
+        let args =
+            ["get", "configmap", "-n", namespace, "istio-ca-root-cert", "-o", "jsonpath={.data.root-cert\\.pem}"];
         server.kubectl(&args, "").await.unwrap().stdout
     };
     until("the roots", async || roots("shop").await.trim() == plane.root_pem().trim()).await;
     server.namespace("later").await.unwrap();
     until("the roots in a new namespace", async || !roots("later").await.is_empty()).await;
     assert_eq!(roots("kube-system").await, "");
-    plane.authority().set_authority(mesh_controlplane::ca::Authority::self_signed("next", std::time::SystemTime::now()).unwrap());
+    plane
+        .authority()
+        .set_authority(mesh_controlplane::ca::Authority::self_signed("next", std::time::SystemTime::now()).unwrap());
     until("the next roots", async || roots("shop").await.trim() == plane.root_pem().trim()).await;
     plane.shutdown().await;
 }

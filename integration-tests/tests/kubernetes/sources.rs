@@ -97,7 +97,8 @@ async fn a_restart_of_the_api_server_is_no_push_and_what_was_missed_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let kubeconfig = folder.path().join("kubeconfig");
     std::fs::write(&kubeconfig, through).unwrap();
-    apply(&server, &[service("web"), slice("web", "10.0.0.1", true), service("other"), routes("web", "7")].concat()).await;
+    apply(&server, &[service("web"), slice("web", "10.0.0.1", true), service("other"), routes("web", "7")].concat())
+        .await;
     let plane = ControlPlane::start(settings(&kubeconfig)).await.unwrap();
     is_in_force(&plane, "Service shop/other", true).await;
 
@@ -147,7 +148,9 @@ async fn namespaces_come_and_go_with_the_discovery_selectors() {
     let plane = ControlPlane::start(settings(server.kubeconfig())).await.unwrap();
     is_in_force(&plane, "Service play/toy", true).await;
     let mesh = |text: &str| {
-        format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata: {{mesh: '{text}'}}\n")
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: istio, namespace: istio-system}}\ndata: {{mesh: '{text}'}}\n"
+        )
     };
     apply(&server, &mesh("discoverySelectors: [{matchLabels: {mesh: \"yes\"}}]")).await;
     is_in_force(&plane, "Service play/toy", false).await;
@@ -155,7 +158,8 @@ async fn namespaces_come_and_go_with_the_discovery_selectors() {
     server.namespace_with("play", serde_json::json!({"mesh": "yes"})).await.unwrap();
     is_in_force(&plane, "Service play/toy", true).await;
     apply(&server, &mesh("discoverySelectors: [{matchExpressions: [{key: mesh, operator: Like, values: [a]}]}]")).await;
-    let message = "`Like` is not an operator; use In, NotIn, Exists or DoesNotExist (the last good version stays in force)";
+    let message =
+        "`Like` is not an operator; use In, NotIn, Exists or DoesNotExist (the last good version stays in force)";
     until("the finding", async || findings(&plane).iter().any(|one| one.ends_with(message))).await;
     plane.shutdown().await;
 }
@@ -164,7 +168,9 @@ async fn namespaces_come_and_go_with_the_discovery_selectors() {
 async fn secrets_are_read_only_where_something_names_them() {
     let server = server().await;
     let secret = |name: &str, key: &str| {
-        format!("---\napiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: shop}}\nstringData: {{{key}: a}}\n")
+        format!(
+            "---\napiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: shop}}\nstringData: {{{key}: a}}\n"
+        )
     };
     let gateway = |credential: &str| {
         format!(
@@ -191,7 +197,8 @@ async fn secrets_are_read_only_where_something_names_them() {
 async fn what_the_control_plane_may_not_read_it_says_and_waits_for() {
     let server = server().await;
     server.service_account("istio-system", "plane").await.unwrap();
-    let token = server.service_account_token("istio-system", "plane", integration_tests::kubernetes::ISSUER).await.unwrap();
+    let token =
+        server.service_account_token("istio-system", "plane", integration_tests::kubernetes::ISSUER).await.unwrap();
     let kubeconfig = server.kubeconfig_of("plane", &token).unwrap();
     let role = |resources: &str| {
         format!(

@@ -56,7 +56,10 @@ async fn objects_say_whether_they_are_in_force() {
     apply(&server, &routes("[1]")).await;
     is("False", "http[0].retries.attempts: ").await;
     let status = object(&server, "virtualservice", "web").await["status"].clone();
-    assert!(status["conditions"][0]["message"].as_str().unwrap().ends_with("(the last good version stays in force)"), "{status}");
+    assert!(
+        status["conditions"][0]["message"].as_str().unwrap().ends_with("(the last good version stays in force)"),
+        "{status}"
+    );
     assert_eq!(status["validationMessages"][0]["type"]["code"], "IST0106", "{status}");
     apply(&server, &routes("8")).await;
     is("True", "in force").await;

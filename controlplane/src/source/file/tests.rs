@@ -241,11 +241,7 @@ fn the_samples_are_good() {
 }
 
 /// Asks until the answer is there.
-async fn eventually(
-    deadline: Duration,
-    receiver: &mut mpsc::Receiver<Update>,
-    done: impl Fn(&Scan) -> bool,
-) -> Scan {
+async fn eventually(deadline: Duration, receiver: &mut mpsc::Receiver<Update>, done: impl Fn(&Scan) -> bool) -> Scan {
     let end = Instant::now() + deadline;
     while let Ok(Some(update)) = tokio::time::timeout_at(end.into(), receiver.recv()).await {
         let scan = Scan { changes: update.changes, findings: update.findings.unwrap_or_default() };

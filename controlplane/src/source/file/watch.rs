@@ -54,7 +54,8 @@ impl FileSource {
             self = source;
             if !scan.changes.is_empty() || sent.as_ref() != Some(&scan.findings) {
                 sent = Some(scan.findings.clone());
-                let update = Update { changes: scan.changes, findings: Some(scan.findings), verdicts: None, complete: true };
+                let update =
+                    Update { changes: scan.changes, findings: Some(scan.findings), verdicts: None, complete: true };
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
                     result = sender.send(update) => if result.is_err() { return Ok(()) },

@@ -67,7 +67,9 @@ pub(super) fn words(verb: &str, resource: &str, error: &Error) -> String {
             "the API server does not know the control plane ({verb} {resource}: {}); renew its token or kubeconfig",
             status.message
         ),
-        Error::Api(status) => format!("the API server refuses to {verb} {resource}: {} ({})", status.message, status.code),
+        Error::Api(status) => {
+            format!("the API server refuses to {verb} {resource}: {} ({})", status.message, status.code)
+        }
         other => format!("the API server does not answer ({verb} {resource}): {}", chain(other)),
     }
 }

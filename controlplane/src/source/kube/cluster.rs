@@ -195,7 +195,8 @@ impl Cluster {
             }
         }
         if self.complete {
-            let good = self.kinds.values().flat_map(|known| known.entries.values()).filter_map(|entry| entry.good.as_deref());
+            let good =
+                self.kinds.values().flat_map(|known| known.entries.values()).filter_map(|entry| entry.good.as_deref());
             findings.extend(validate::references(good.filter(|object| is_referred(object.key.kind))));
         }
         findings

@@ -71,7 +71,11 @@ impl Secrets {
             })
         });
         let wanted: BTreeMap<Key, String> = wanted.collect();
-        let due: Vec<Key> = wanted.iter().filter(|(key, version)| self.asked.get(*key) != Some(*version)).map(|(key, _)| key.clone()).collect();
+        let due: Vec<Key> = wanted
+            .iter()
+            .filter(|(key, version)| self.asked.get(*key) != Some(*version))
+            .map(|(key, _)| key.clone())
+            .collect();
         let useless: Vec<Key> = self.asked.keys().filter(|key| !wanted.contains_key(*key)).cloned().collect();
         for key in &useless {
             self.open.remove(key);

@@ -107,7 +107,9 @@ fn a_bad_object_leaves_its_last_good_version_in_force() {
     let found: Vec<String> = cluster.findings().iter().map(ToString::to_string).collect();
     assert_eq!(
         found,
-        ["(cluster): error[IST0106]: Service shop/a: spec.ports[0].port: 0 is not a port; ports are 1 to 65535 (the last good version stays in force)"]
+        [
+            "(cluster): error[IST0106]: Service shop/a: spec.ports[0].port: 0 is not a port; ports are 1 to 65535 (the last good version stays in force)"
+        ]
     );
     // Another object of the same name has no last good version.
     cluster.take(Report::Set(Item { uid: "other".into(), ..service("a", 3, 0) }));
@@ -126,7 +128,9 @@ fn what_a_newer_server_adds_to_its_own_kinds_is_no_finding_but_in_istios_it_is()
     let found: Vec<String> = rule.findings.iter().map(ToString::to_string).collect();
     assert_eq!(
         found,
-        ["(cluster): warning[IST0106]: DestinationRule shop/r: hots: is not a field of this kind, so it has no effect; remove it or correct its name"]
+        [
+            "(cluster): warning[IST0106]: DestinationRule shop/r: hots: is not a field of this kind, so it has no effect; remove it or correct its name"
+        ]
     );
 }
 
@@ -153,7 +157,9 @@ fn secrets_are_read_where_something_names_them() {
     cluster.take(Report::SecretRead(both[0].clone(), Some(secret("cert"))));
     assert_eq!(changes(&mut cluster), "", "its contents are the same");
     // A list after a pause finds nothing new.
-    let again = versions("1").into_iter().map(|(key, version)| (key.clone(), if key == both[0] { "2".into() } else { version }));
+    let again = versions("1")
+        .into_iter()
+        .map(|(key, version)| (key.clone(), if key == both[0] { "2".into() } else { version }));
     cluster.take(Report::SecretsListed(again.collect()));
     assert_eq!(cluster.secrets_due(), []);
 

@@ -268,7 +268,12 @@ async fn forward(
                 Judged::Passes(verb, message) => {
                     // The library goes on where the watch broke off.
                     if waits.is_first() {
-                        tracing::warn!(resource = watched.resource(), verb, message, "the watch broke off and is taken up again");
+                        tracing::warn!(
+                            resource = watched.resource(),
+                            verb,
+                            message,
+                            "the watch broke off and is taken up again"
+                        );
                     }
                     sleep(waits.next()).await;
                     continue;
