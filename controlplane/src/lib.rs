@@ -5,16 +5,18 @@
 //! [`source`] reads objects and reports each that is wrong; [`model`] keeps them in plain indexes and makes immutable [`model::PushContext`]s;
 //! [`push`] waits for quiet and says who must hear of a change; [`translate`] makes the xDS resources of a proxy, a pure function
 //! of context and node; [`xds`] sends what is new to whom. Beside that path, [`ca`] signs certificates, [`validate`] judges objects,
-//! and [`debug`] shows what is known. [`app`] is the composition root.
+//! [`status`] writes the judgement to the objects, by the one replica that [`leader`] elects, and [`debug`] shows what is known. [`app`] is the composition root.
 
 pub mod app;
 pub mod args;
 pub mod ca;
 pub mod debug;
+pub mod leader;
 pub mod metrics;
 pub mod model;
 pub mod push;
 pub mod source;
+pub mod status;
 pub mod translate;
 pub mod validate;
 pub mod xds;

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use mesh_proto::names::{annotation, label};
 
 use super::check::{At, Check};
+use super::kubernetes::DISTRIBUTION;
 use crate::model::Kind;
+use crate::model::kubernetes::prefers_near;
 
 /// What a label or annotation is called.
 enum Name {
@@ -32,11 +34,6 @@ pub(super) const ONE_NETWORK: &str = "has no effect yet: the mesh has one networ
 const NO_AMBIENT: &str = "has no effect yet: there are no waypoints or node proxies; give workloads sidecars";
 
 const ANNOTATIONS: &[Inert] = &[
-    Inert {
-        name: Name::Exact(annotation::TRAFFIC_DISTRIBUTION),
-        kinds: &[Kind::Service],
-        advice: "has no effect yet; give a DestinationRule with outlierDetection, which keeps requests near",
-    },
     Inert { name: Name::Exact("traffic.istio.io/nodeSelector"), kinds: &[Kind::Service], advice: ONE_NETWORK },
     Inert { name: Name::Exact("proxy.istio.io/config"), kinds: &[Kind::Pod], advice: NO_INJECTION },
     Inert {
@@ -95,6 +92,10 @@ const LABELS: &[Inert] = &[
 pub(super) fn check(check: &mut Check<'_>) {
     let object = check.object;
     report(check, "annotations", &object.meta.annotations, ANNOTATIONS);
+    let distribution = object.meta.annotations.get(annotation::TRAFFIC_DISTRIBUTION);
+    if distribution.is_some_and(|word| !prefers_near(word)) {
+        check.warning(&At::top("metadata").field("annotations").key(annotation::TRAFFIC_DISTRIBUTION), DISTRIBUTION);
+    }
     report(check, "labels", &object.meta.labels, LABELS);
 }
 
@@ -141,14 +142,13 @@ spec: {containers: []}
 ---
 apiVersion: v1
 kind: Service
-metadata: {name: a, annotations: {networking.istio.io/traffic-distribution: PreferClose, networking.istio.io/exportTo: '*'}}
+metadata: {name: a, annotations: {networking.istio.io/traffic-distribution: Nearest, networking.istio.io/exportTo: '*'}}
 spec: {ports: [{port: 80}], sessionAffinity: None, internalTrafficPolicy: Local}
 ",
             "a.yaml:5:20: warning[IST0106]: Pod default/a: metadata.labels[istio.io/rev]: has no effect yet: one control plane reads objects of every revision; remove it, or keep the other object out
 a.yaml:8:5: warning[IST0106]: Pod default/a: metadata.annotations[sidecar.istio.io/proxyCPU]: has no effect: nothing is injected; set it where the workload's proxy is started
 a.yaml:10:5: warning[IST0106]: Pod default/a: metadata.annotations[traffic.sidecar.istio.io/excludeOutboundPorts]: has no effect: nothing is injected; give it to `mesh-proxy redirect`, which captures traffic
-a.yaml:15:35: warning[IST0106]: Service default/a: metadata.annotations[networking.istio.io/traffic-distribution]: has no effect yet; give a DestinationRule with outlierDetection, which keeps requests near
-a.yaml:16:52: warning[IST0106]: Service default/a: spec.internalTrafficPolicy: has no effect yet: endpoints everywhere are used; give a DestinationRule with outlierDetection, which keeps requests near
+a.yaml:15:35: warning[IST0106]: Service default/a: metadata.annotations[networking.istio.io/traffic-distribution]: has no effect: use PreferClose or PreferSameZone, which mean the same here
 ",
         );
     }
