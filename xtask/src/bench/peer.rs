@@ -49,8 +49,7 @@ pub struct Programs {
 impl Programs {
     /// Finds them; Envoy is installed if it is wanted.
     pub fn find(peers: &[Peer]) -> Result<Self> {
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| process::root().join("target"), PathBuf::from);
-        let ours = target.join("release/mesh-proxy");
+        let ours = process::target().join("release/mesh-proxy");
         let envoy = if peers.contains(&Peer::Envoy) { Some(tools::ENVOY.path()?) } else { None };
         Ok(Self { envoy, ours })
     }
