@@ -55,6 +55,9 @@ pub enum ReviewError {
     Unavailable(String),
 }
 
+/// An answer of the API server's, and until when it holds.
+type Answer = (Instant, Result<Reviewed, ReviewError>);
+
 /// Asks the API server.
 #[derive(Clone)]
 pub struct Reviewer(Arc<Inner>);
@@ -63,7 +66,7 @@ struct Inner {
     client: Client,
     questions: Semaphore,
     /// By the token's hash, so that no token stays in memory.
-    known: Mutex<HashMap<Vec<u8>, (Instant, Result<Reviewed, ReviewError>)>>,
+    known: Mutex<HashMap<Vec<u8>, Answer>>,
 }
 
 impl std::fmt::Debug for Reviewer {
