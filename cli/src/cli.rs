@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::commands::{completion, demo, local, proxy_config, proxy_status, validate, version};
+use crate::commands::{completion, demo, inject, local, proxy_config, proxy_status, validate, version};
 use crate::local::state;
 
 /// Ferromesh's command line.
@@ -36,6 +36,9 @@ pub enum Command {
     ProxyConfig(proxy_config::Args),
     /// Check configuration files without applying them
     Validate(validate::Args),
+    /// Put the sidecar into workloads of files, as the webhook does on a cluster
+    #[command(alias = "kube-inject")]
+    Inject(inject::Args),
     /// Show versions of this program and of a running control plane
     Version(version::Args),
     /// Print a completion script for a shell
@@ -66,6 +69,7 @@ impl Cli {
                 Command::ProxyStatus(args) => proxy_status::run(args, &directory).await,
                 Command::ProxyConfig(args) => proxy_config::run(args, &directory).await,
                 Command::Validate(args) => validate::run(&args),
+                Command::Inject(args) => inject::run(&args),
                 Command::Version(args) => version::run(args, &directory).await,
                 Command::Completion(args) => completion::run(&args),
             }
@@ -99,6 +103,8 @@ mod tests {
             "meshctl proxy-config route reviews-v1",
             "meshctl pc all --admin 127.0.0.1:15000 -o json",
             "meshctl validate -f deploy/samples/bookinfo",
+            "meshctl inject -f a.yaml --mesh-config m.yaml --injection-config i.yaml",
+            "meshctl kube-inject -f -",
             "meshctl --state-dir /tmp/x version -o json",
             "meshctl completion bash",
         ] {

@@ -11,6 +11,7 @@ pub mod app;
 pub mod args;
 pub mod ca;
 pub mod debug;
+pub mod inject;
 pub mod metrics;
 pub mod model;
 pub mod push;

@@ -2,6 +2,7 @@
 
 pub mod completion;
 pub mod demo;
+pub mod inject;
 pub mod local;
 pub mod proxy_config;
 pub mod proxy_status;
