@@ -27,6 +27,7 @@ use crate::push::{Debounce, Published};
 use crate::source::Update;
 use crate::source::file::FileSource;
 use crate::validate::Finding;
+use crate::webhook::{self, Injector, Own};
 use crate::xds::auth::Authenticator;
 use crate::xds::connection::Streams;
 use crate::xds::server::{Discovery, MAX_REQUEST, Shared};
@@ -62,6 +63,21 @@ pub struct Settings {
     pub push_throttle: Option<usize>,
     /// More names and addresses in the certificate of the TLS port.
     pub serving_hosts: Vec<String>,
+    /// What the API server calls; absent without Kubernetes.
+    pub webhooks: Option<Webhooks>,
+}
+
+/// The webhooks that a control plane serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Webhooks {
+    /// Where; a free port of the loopback address if absent.
+    pub addr: Option<SocketAddr>,
+    /// Settings of injection in YAML, followed.
+    pub injection: Option<PathBuf>,
+    /// Revision of this control plane.
+    pub revision: String,
+    /// Its namespace.
+    pub namespace: String,
 }
 
 /// Where the authority's key comes from.
@@ -91,6 +107,7 @@ impl Default for Settings {
             debounce: Debounce::default(),
             push_throttle: None,
             serving_hosts: Vec::new(),
+            webhooks: None,
         }
     }
 }
@@ -101,6 +118,7 @@ pub struct ControlPlane {
     grpc: SocketAddr,
     secure: SocketAddr,
     monitoring: SocketAddr,
+    webhooks: Option<SocketAddr>,
     authority: AuthorityHandle,
     tokens: TokenKey,
     findings: Arc<ArcSwap<Vec<Finding>>>,
@@ -155,11 +173,28 @@ impl ControlPlane {
         let grpc = bind(settings.grpc_addr).await?;
         let secure = bind(settings.secure_grpc_addr).await?;
         let monitoring = bind(settings.monitoring_addr).await?;
+        let webhooks = match &settings.webhooks {
+            Some(wanted) => {
+                let own = Own {
+                    revision: wanted.revision.clone(),
+                    namespace: wanted.namespace.clone(),
+                    domain: settings.domain.clone(),
+                };
+                let injector = Injector::start(wanted.injection.clone(), own, shown.clone(), stop.clone())?;
+                let listener = bind(wanted.addr).await?;
+                let address = listener.local_addr()?;
+                let (tls, stop) = (tls.clone(), stop.clone());
+                tasks.spawn(async move { webhook::serve(listener, &tls, webhook::injection(injector), stop).await });
+                Some(address)
+            }
+            None => None,
+        };
         let findings = Arc::new(ArcSwap::from_pointee(Vec::new()));
         let plane = Self {
             grpc: grpc.local_addr()?,
             secure: secure.local_addr()?,
             monitoring: monitoring.local_addr()?,
+            webhooks,
             authority,
             tokens,
             findings: findings.clone(),
@@ -191,6 +226,11 @@ impl ControlPlane {
     /// Where metrics and debug pages are served.
     pub fn monitoring_addr(&self) -> SocketAddr {
         self.monitoring
+    }
+
+    /// Where webhooks are served, if they are.
+    pub fn webhook_addr(&self) -> Option<SocketAddr> {
+        self.webhooks
     }
 
     /// A token by which a workload may ask for its certificate and configuration.

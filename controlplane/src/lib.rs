@@ -4,8 +4,8 @@
 //!
 //! [`source`] reads objects and reports each that is wrong; [`model`] keeps them in plain indexes and makes immutable [`model::PushContext`]s;
 //! [`push`] waits for quiet and says who must hear of a change; [`translate`] makes the xDS resources of a proxy, a pure function
-//! of context and node; [`xds`] sends what is new to whom. Beside that path, [`ca`] signs certificates, [`validate`] judges objects,
-//! and [`debug`] shows what is known. [`app`] is the composition root.
+//! of context and node; [`xds`] sends what is new to whom. Beside that path, [`ca`] signs certificates, [`inject`] puts proxies
+//! into pods, asked by the API server through [`webhook`], [`validate`] judges objects, and [`debug`] shows what is known. [`app`] is the composition root.
 
 pub mod app;
 pub mod args;
@@ -18,4 +18,5 @@ pub mod push;
 pub mod source;
 pub mod translate;
 pub mod validate;
+pub mod webhook;
 pub mod xds;

@@ -17,6 +17,7 @@ pub mod wishes;
 pub mod workload;
 
 mod finish;
+mod yaml;
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use mesh_proto::crd::MeshConfig;

@@ -113,9 +113,7 @@ mod tests {
     }
 
     fn patched(mut object: Value, answer: &Value) -> Value {
-        use base64::Engine;
-        let text = answer["response"]["patch"].as_str().unwrap();
-        let bytes = base64::engine::general_purpose::STANDARD.decode(text).unwrap();
+        let bytes: Vec<u8> = serde_json::from_value(answer["response"]["patch"].clone()).unwrap();
         json_patch::patch(&mut object, &serde_json::from_slice::<json_patch::Patch>(&bytes).unwrap()).unwrap();
         object
     }

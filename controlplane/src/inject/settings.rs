@@ -160,8 +160,7 @@ impl Settings {
     /// Reads and checks a file's text.
     pub fn from_yaml(text: &str) -> Result<Self, InjectError> {
         let wrong = |error: &dyn std::fmt::Display| InjectError::Settings(error.to_string());
-        let settings: Option<Self> =
-            serde_path_to_error::deserialize(yaml_serde::Deserializer::from_str(text)).map_err(|error| wrong(&error))?;
+        let settings: Option<Self> = yaml_serde::from_str(text).map_err(|error| wrong(&error))?;
         let settings = settings.unwrap_or_default();
         for (name, selectors) in [
             ("neverInjectSelector", &settings.never_inject_selector),
@@ -234,7 +233,7 @@ mod tests {
         for (yaml, reason) in [
             ("{revison: a}", "unknown field `revison`"),
             ("{policy: maybe}", "policy: unknown variant `maybe`"),
-            ("{resources: {request: {}}}", "resources.request: unknown field"),
+            ("{resources: {request: {}}}", "resources: unknown field `request`"),
             ("{defaultTemplates: [mine]}", "defaultTemplates: there is no template `mine`"),
             ("{templates: {sidecar: 'spec: {}'}}", "templates.sidecar: is built in"),
             (

@@ -3,6 +3,7 @@
 use mesh_proto::crd::MeshConfig;
 use serde_json::Value;
 
+use super::yaml;
 use super::{Origin, Outcome, Settings, Workload, inject};
 
 /// Kinds that hold the template of a pod: group, kind, and where it stands.
@@ -50,7 +51,7 @@ pub fn inject_text(text: &str, namespace: &str, settings: &Settings, mesh: &Mesh
                 done.text.push_str(marker);
                 done.text.push('\n');
             }
-            done.text.push_str(&yaml_serde::to_string(&object).map_err(|error| failed(error.to_string()))?);
+            done.text.push_str(&yaml::write(&object));
         } else {
             done.text.push_str(document);
         }
@@ -178,8 +179,8 @@ mod tests {
                 "line 2: Deployment n/a: it has no spec.template",
             ),
             (
-                "kind: Pod\napiVersion: v1\nmetadata: {name: a}\nspec: {containers: [{image: b}]}\n",
-                "line 1: Pod default/a: pod: spec.containers[0]",
+                "kind: Pod\napiVersion: v1\nmetadata: {name: a}\nspec: {containers: [{name: [b]}]}\n",
+                "line 1: Pod default/a: pod: spec.containers[0].name: ",
             ),
             (
                 "kind: Pod\napiVersion: v1\nmetadata: {name: a, annotations: {sidecar.istio.io/proxyCPU: x}}\nspec: {containers: []}\n",

@@ -11,7 +11,7 @@ use mesh_proto::names::{TOKEN_AUDIENCE, port};
 use serde_json::Value;
 
 use super::Context;
-use crate::inject::{PROXY, REDIRECT};
+use crate::inject::PROXY;
 
 /// Life of the token that the proxy shows, in seconds; the kubelet renews it in time.
 const TOKEN_SECONDS: i64 = 43_200;
@@ -175,7 +175,6 @@ fn environment(context: &Context<'_>) -> Vec<EnvVar> {
         downward("INSTANCE_IP", "status.podIP"),
         downward("INSTANCE_IPS", "status.podIPs"),
         downward("SERVICE_ACCOUNT", "spec.serviceAccountName"),
-        downward("ISTIO_META_NODE_NAME", "spec.nodeName"),
         variable("PROXY_CONFIG", Value::Object(wishes.proxy_config.clone()).to_string()),
         variable("CA_ADDR", settings.ca_address.clone().unwrap_or_else(|| settings.discovery())),
         variable("TRUST_DOMAIN", mesh.trust_domain.as_str()),
@@ -183,12 +182,9 @@ fn environment(context: &Context<'_>) -> Vec<EnvVar> {
         variable("ISTIO_META_CLUSTER_ID", settings.cluster.as_str()),
         variable("ISTIO_META_WORKLOAD_NAME", workload.name.as_str()),
         variable("ISTIO_META_OWNER", workload.owner(origin.namespace)),
-        variable("ISTIO_META_APP_CONTAINERS", application_containers(context)),
     ];
     let network = label_of(context, mesh_proto::names::label::NETWORK).or(settings.network.as_deref());
     all.extend(network.map(|network| variable("ISTIO_META_NETWORK", network)));
-    let mesh_id = wishes.proxy_config.get("meshId").and_then(Value::as_str).unwrap_or(&mesh.trust_domain);
-    all.push(variable("ISTIO_META_MESH_ID", mesh_id));
     // Last and by merge: what is set on purpose takes the place of what is set always.
     for own in own_variables(context) {
         all.retain(|variable| variable.name != own.name);
@@ -200,10 +196,4 @@ fn environment(context: &Context<'_>) -> Vec<EnvVar> {
 fn label_of<'a>(context: &Context<'a>, name: &str) -> Option<&'a str> {
     let labels = context.pod.metadata.as_ref()?.labels.as_ref()?;
     labels.get(name).map(String::as_str)
-}
-
-fn application_containers(context: &Context<'_>) -> String {
-    let containers = context.pod.spec.iter().flat_map(|spec| &spec.containers);
-    let names = containers.map(|container| container.name.as_str()).filter(|name| ![PROXY, REDIRECT].contains(name));
-    names.collect::<Vec<_>>().join(",")
 }
