@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::commands::{completion, demo, inject, local, proxy_config, proxy_status, validate, version};
+use crate::commands::{
+    bookinfo, completion, demo, inject, local, proxy_config, proxy_status, validate, version,
+};
 use crate::local::state;
 
 /// Ferromesh's command line.
@@ -41,6 +43,9 @@ pub enum Command {
     Inject(inject::Args),
     /// Show versions of this program and of a running control plane
     Version(version::Args),
+    /// Run a part of the demo's application, as pods do
+    #[command(hide = true)]
+    Bookinfo(bookinfo::Args),
     /// Print a completion script for a shell
     Completion(completion::Args),
 }
@@ -71,6 +76,7 @@ impl Cli {
                 Command::Validate(args) => validate::run(&args),
                 Command::Inject(args) => inject::run(&args),
                 Command::Version(args) => version::run(args, &directory).await,
+                Command::Bookinfo(args) => bookinfo::run(&args).await,
                 Command::Completion(args) => completion::run(&args),
             }
         })
@@ -103,10 +109,11 @@ mod tests {
             "meshctl proxy-config route reviews-v1",
             "meshctl pc all --admin 127.0.0.1:15000 -o json",
             "meshctl validate -f deploy/samples/bookinfo",
-            "meshctl inject -f a.yaml --mesh-config m.yaml --injection-config i.yaml",
+            "meshctl inject -f a.yaml --mesh-config m.yaml --injection-settings i.yaml",
             "meshctl kube-inject -f -",
             "meshctl --state-dir /tmp/x version -o json",
             "meshctl completion bash",
+            "meshctl bookinfo reviews-v2 --port 8080",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
         }
@@ -120,6 +127,7 @@ mod tests {
             "meshctl validate",
             "meshctl local run",
             "meshctl demo --requests 0",
+            "meshctl bookinfo reviews-v9",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -49,7 +49,7 @@ pub struct Run {
     webhook_addr: Option<SocketAddr>,
     /// Settings of sidecar injection in YAML, followed.
     #[arg(long, value_name = "FILE", requires = "webhook_addr")]
-    injection_config: Option<PathBuf>,
+    injection_settings: Option<PathBuf>,
     /// Revision of this control plane.
     #[arg(long, env = "REVISION", value_name = "NAME", default_value = "default")]
     revision: String,
@@ -119,7 +119,7 @@ impl Run {
             serving_hosts: self.serving_hosts,
             webhooks: self.webhook_addr.map(|addr| Webhooks {
                 addr: Some(addr),
-                injection: self.injection_config,
+                injection: self.injection_settings,
                 revision: self.revision,
                 namespace: self.namespace,
             }),
@@ -167,7 +167,7 @@ mod tests {
             (&["--config-dir", "/does/not/exist"], "no such file or directory"),
             (&["--ca-dir", "a", "--plugged-in-ca-dir", "b"], "cannot be used with"),
             (&["--grpc-addr", "15010"], "invalid socket address"),
-            (&["--injection-config", "a"], "--webhook-addr"),
+            (&["--injection-settings", "a"], "--webhook-addr"),
         ] {
             let error = run(args).unwrap_err().to_string();
             assert!(error.contains(reason), "{error}");

@@ -46,6 +46,17 @@ impl Authority {
         let cert = params.signed_by(&key, &self.issuer)?.pem();
         Ok(Pair { cert, key: key.serialize_pem() })
     }
+
+    /// A certificate for a client that is known by its own name and by the group it belongs to, as Kubernetes reads it.
+    pub fn member(&self, user: &str, group: &str) -> Result<Pair> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, user);
+        params.distinguished_name.push(DnType::OrganizationName, group);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let cert = params.signed_by(&key, &self.issuer)?.pem();
+        Ok(Pair { cert, key: key.serialize_pem() })
+    }
 }
 
 impl Pair {

@@ -3,6 +3,7 @@
 //! [`mesh`] builds and configures it, [`app`] holds the applications that tell what they saw, [`client`] the users that ask
 //! them, [`load`], [`crowd`] and [`tcp`] users who never stop, [`peer`] one who shows certificates of its choice to proxies, [`control`] reaches
 //! into the mesh, [`certs`] holds authorities outside the mesh, [`eventually`] waits, [`programs`] finds what others wrote.
+//! [`kubernetes`] is a real API server.
 
 pub mod app;
 pub mod certs;
@@ -10,6 +11,7 @@ pub mod client;
 pub mod control;
 pub mod crowd;
 pub mod eventually;
+pub mod kubernetes;
 pub mod load;
 pub mod mesh;
 pub mod peer;

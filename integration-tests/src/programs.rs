@@ -22,16 +22,36 @@ pub fn python_with_grpc() -> PathBuf {
     package.ancestors().nth(5).unwrap_or(&package).join("bin/python")
 }
 
+/// The folder with `etcd`, `kube-apiserver` and `kubectl`.
+///
+/// # Panics
+///
+/// If one of them is not there.
+pub fn kubernetes() -> PathBuf {
+    const VARIABLE: &str = "FERROMESH_KUBE";
+    let folder = std::env::var_os(VARIABLE).map_or_else(|| cache().join("kind/bin"), PathBuf::from);
+    for program in ["etcd", "kube-apiserver", "kubectl"] {
+        let install = "`cargo xtask cluster parts etcd kube-apiserver kubectl` makes it";
+        assert!(folder.join(program).is_file(), "no {program} in {} (${VARIABLE}); {install}", folder.display());
+    }
+    folder
+}
+
 fn find(variable: &str, environment: &str, inside: &str) -> PathBuf {
     if let Some(path) = std::env::var_os(variable) {
         return path.into();
     }
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
-    let library = cache.unwrap_or_default().join("ferromesh").join(environment).join("lib");
+    let library = cache().join(environment).join("lib");
     let versions = std::fs::read_dir(&library).into_iter().flatten().flatten();
     let mut found = versions.map(|python| python.path().join(inside));
     found.find(|path| path.is_file()).unwrap_or_else(|| {
         panic!("nothing at ${variable} or below {}; `cargo xtask ci --only test` installs it", library.display())
     })
+}
+
+/// Where xtask keeps programs.
+fn cache() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
+    cache.unwrap_or_default().join("ferromesh")
 }

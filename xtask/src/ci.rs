@@ -4,11 +4,13 @@
 
 pub mod tools;
 
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
-use crate::{fuzz, process, tidy};
+use crate::{cluster, fuzz, process, tidy};
 
 /// Arguments of `ci`.
 #[derive(clap::Args)]
@@ -17,6 +19,11 @@ pub struct Arguments {
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
 }
+
+/// The tier against a real API server.
+const KUBERNETES: &str = "kubernetes";
+/// The parts of Kubernetes that it needs.
+const API_SERVER: &[&str] = &["kube-apiserver", "etcd", "kubectl"];
 
 /// One step: its name, what it needs, and how to run it.
 struct Tier {
@@ -49,6 +56,7 @@ const TIERS: &[Tier] = &[
         ],
         run: netns,
     },
+    Tier { name: KUBERNETES, needs: &[tools::GO], run: kubernetes },
     Tier { name: "fuzz", needs: &[tools::CXX], run: fuzz::smoke },
     Tier { name: "instructions", needs: &[tools::VALGRIND, tools::GUNGRAUN], run: instructions },
     Tier { name: "codegen", needs: &[], run: || crate::codegen::check() },
@@ -70,10 +78,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             );
         }
     }
+    let chosen = |tier: &&Tier| arguments.only.is_empty() || arguments.only.iter().any(|name| name == tier.name);
+    // Go is installed before, since two installations at once are in each other's way.
+    let beside = TIERS.iter().filter(chosen).any(|tier| tier.name == KUBERNETES) && tools::GO.ensure().is_ok();
+    let _parts = beside.then(Background::parts).transpose()?;
     let mut outcomes = Vec::new();
-    for tier in
-        TIERS.iter().filter(|tier| arguments.only.is_empty() || arguments.only.iter().any(|name| name == tier.name))
-    {
+    for tier in TIERS.iter().filter(chosen) {
         println!("\n== {} ==", tier.name);
         let missing: Vec<String> =
             tier.needs.iter().filter_map(|tool| tool.ensure().err().map(|error| format!("{error:#}"))).collect();
@@ -104,6 +114,50 @@ fn close(outcomes: &[(&str, Outcome)]) -> Result<()> {
         bail!("{not_run} tiers did not run, and CI=true asks for all of them");
     }
     Ok(())
+}
+
+/// The build of parts, which takes minutes the first time, beside the tiers that come before; ended with its value.
+struct Background(std::process::Child);
+
+impl Background {
+    /// What it says goes to a file, and what fails there is said by the tier, which builds what is missing and waits for what is going on.
+    fn parts() -> Result<Self> {
+        let log = tools::cache().join("parts.log");
+        std::fs::create_dir_all(tools::cache())?;
+        let output = std::fs::File::create(&log)?;
+        println!("building parts of Kubernetes beside; the log is {}", log.display());
+        let child = Command::new("nice")
+            .args(["-n", "19"])
+            .arg(std::env::current_exe()?)
+            .args(["cluster", "parts"])
+            .args(API_SERVER)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            // A group of its own, so that all compilers end when a tier fails.
+            .process_group(0)
+            .spawn()?;
+        Ok(Self(child))
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        if let Ok(None) = self.0.try_wait() {
+            let group = format!("-{}", self.0.id());
+            let _ = process::output("kill", &["-TERM", "--", &group]);
+            let _ = self.0.wait();
+        }
+    }
+}
+
+/// What it needs is built here, or awaited if the build beside is not done.
+fn kubernetes() -> Result<()> {
+    let parts = cluster::build_parts(API_SERVER)?;
+    let folder = parts.first().and_then(|part| part.parent()).context("parts lie in a folder")?;
+    let target = ["--workspace", "--test", "kubernetes"];
+    process::run("cargo", &[&["clippy"], &target[..], &["--", "-D", "warnings"]].concat())?;
+    process::run_with("cargo", &[&["test"], &target[..]].concat(), &[("FERROMESH_KUBE", &*folder.to_string_lossy())])
 }
 
 fn test() -> Result<()> {

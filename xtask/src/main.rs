@@ -4,8 +4,10 @@
 
 mod bench;
 mod ci;
+mod cluster;
 mod codegen;
 mod fuzz;
+mod images;
 mod process;
 mod tidy;
 
@@ -24,10 +26,14 @@ enum Command {
     Bench(bench::Arguments),
     /// Everything that must pass before a change lands; installs what it needs where it may.
     Ci(ci::Arguments),
+    /// Real Kubernetes on this machine, by kind.
+    Cluster(cluster::Arguments),
     /// Generated code and descriptors of `proto`.
     Codegen(codegen::Arguments),
     /// libFuzzer on the targets of proxy/fuzz.
     Fuzz(fuzz::Arguments),
+    /// Container images of the programs.
+    Images(images::Arguments),
     /// The rules of docs/architecture.md that a program can check.
     Tidy,
 }
@@ -36,8 +42,10 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Ci(arguments) => ci::run(&arguments),
+        Command::Cluster(arguments) => cluster::run(&arguments),
         Command::Codegen(arguments) => codegen::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
+        Command::Images(arguments) => images::run(&arguments),
         Command::Tidy => tidy::run(),
     }
 }

@@ -20,11 +20,16 @@ pub fn run(program: &str, arguments: &[&str]) -> Result<()> {
 
 /// As [`run`], with more environment variables.
 pub fn run_with(program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
+    run_in(&root(), program, arguments, environment)
+}
+
+/// As [`run_with`], in another folder.
+pub fn run_in(folder: &Path, program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Result<()> {
     println!("\n$ {program} {}", arguments.join(" "));
     let status = Command::new(program)
         .args(arguments)
         .envs(environment.iter().copied())
-        .current_dir(root())
+        .current_dir(folder)
         .stdin(Stdio::null())
         .status()
         .with_context(|| format!("cannot run {program}"))?;
@@ -36,9 +41,15 @@ pub fn run_with(program: &str, arguments: &[&str], environment: &[(&str, &str)])
 
 /// Standard output of `program`, or an error with what it wrote to standard error.
 pub fn output(program: &str, arguments: &[&str]) -> Result<String> {
+    output_in(&root(), program, arguments, &[])
+}
+
+/// As [`output`], in another folder, with more environment variables.
+pub fn output_in(folder: &Path, program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Result<String> {
     let output = Command::new(program)
         .args(arguments)
-        .current_dir(root())
+        .envs(environment.iter().copied())
+        .current_dir(folder)
         .stdin(Stdio::null())
         .output()
         .with_context(|| format!("cannot run {program}"))?;

@@ -20,7 +20,7 @@ pub struct Args {
     pub filename: Vec<PathBuf>,
     /// Settings of injection: revision, images, resources, templates
     #[arg(long, alias = "injectConfigFile", value_name = "FILE")]
-    pub injection_config: Option<PathBuf>,
+    pub injection_settings: Option<PathBuf>,
     /// MeshConfig
     #[arg(long, alias = "meshConfigFile", value_name = "FILE")]
     pub mesh_config: Option<PathBuf>,
@@ -37,7 +37,7 @@ pub struct Args {
 
 /// Injects; what became of each workload goes to the standard error.
 pub fn run(args: &Args) -> Result<ExitCode> {
-    let mut settings = match &args.injection_config {
+    let mut settings = match &args.injection_settings {
         Some(path) => Settings::from_yaml(&read(path)?).with_context(|| path.display().to_string())?,
         None => Settings::default(),
     };
@@ -108,7 +108,7 @@ mod tests {
     fn args(directory: &Path, files: &[&str]) -> Args {
         Args {
             filename: files.iter().map(|name| directory.join(name)).collect(),
-            injection_config: None,
+            injection_settings: None,
             mesh_config: None,
             revision: None,
             namespace: "shop".to_owned(),
@@ -125,7 +125,7 @@ mod tests {
         write("injection.yaml", "proxyImage: mine:1\n");
         write("mesh.yaml", "trustDomain: example.org\n");
         let mut arguments = args(directory.path(), &["a.yaml", "b.yaml"]);
-        arguments.injection_config = Some(directory.path().join("injection.yaml"));
+        arguments.injection_settings = Some(directory.path().join("injection.yaml"));
         arguments.mesh_config = Some(directory.path().join("mesh.yaml"));
         arguments.revision = Some("canary".to_owned());
         run(&arguments).unwrap();
@@ -150,7 +150,7 @@ mod tests {
         };
         let found = error(|_, _| {}, "");
         assert!(found.contains("a.yaml: line 2: Pod shop/a: pod: spec.containers"), "{found}");
-        let found = error(|arguments, path| arguments.injection_config = Some(path), "settings.yaml");
+        let found = error(|arguments, path| arguments.injection_settings = Some(path), "settings.yaml");
         assert!(found.contains("settings.yaml: injection settings: unknown field `revison`"), "{found}");
         let found = error(|arguments, path| arguments.mesh_config = Some(path), "mesh.yaml");
         assert!(found.contains("mesh.yaml: error: trustDomain"), "{found}");

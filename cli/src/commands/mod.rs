@@ -1,5 +1,6 @@
 //! One file a command: its arguments, and what it does.
 
+pub mod bookinfo;
 pub mod completion;
 pub mod demo;
 pub mod inject;

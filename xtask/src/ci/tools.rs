@@ -61,6 +61,17 @@ pub const GRPC: Tool = Tool { program: "grpcio", source: Source::PyPI("grpcio", 
 /// A network of its own for a process.
 pub const UNSHARE: Tool = Tool { program: "unshare", source: Source::Debian("util-linux") };
 
+/// Builds parts of Kubernetes. One that is older than they ask for fetches a newer one.
+pub const GO: Tool = Tool { program: "go", source: Source::Debian("golang-go") };
+/// Runs the nodes of clusters.
+pub const DOCKER: Tool = Tool { program: "docker", source: Source::Debian("docker.io") };
+/// The engine, where only the command line is installed.
+pub const DOCKERD: Tool = Tool { program: "dockerd", source: Source::Debian("docker.io") };
+/// What the engine's runtime edits containers with.
+pub const JQ: Tool = Tool { program: "jq", source: Source::Debian("jq") };
+/// Makes the nodes' root.
+pub const DEBOOTSTRAP: Tool = Tool { program: "debootstrap", source: Source::Debian("debootstrap") };
+
 /// The compiler that libFuzzer is made with.
 pub const CXX: Tool = Tool { program: "c++", source: Source::Debian("g++") };
 /// Counts instructions.

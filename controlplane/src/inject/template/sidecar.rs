@@ -11,6 +11,8 @@ use crate::inject::REDIRECT;
 
 /// How long a held application waits for the proxy, in seconds.
 const HOLD_SECONDS: &str = "60";
+/// Where our images have the program.
+const PROGRAM: &str = "/usr/local/bin/mesh-proxy";
 
 /// The parts of a pod with a sidecar.
 pub(super) fn parts(context: &Context<'_>) -> PodTemplateSpec {
@@ -45,7 +47,7 @@ pub(super) fn parts(context: &Context<'_>) -> PodTemplateSpec {
 }
 
 fn wait() -> Lifecycle {
-    let command = ["mesh-proxy", "probe", "--wait", HOLD_SECONDS].map(str::to_owned).to_vec();
+    let command = [PROGRAM, "probe", "--wait", HOLD_SECONDS].map(str::to_owned).to_vec();
     Lifecycle {
         post_start: Some(LifecycleHandler {
             exec: Some(ExecAction { command: Some(command) }),

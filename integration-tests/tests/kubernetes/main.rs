@@ -1,0 +1,7 @@
+//! What meets a real API server, without kubelets: one module a subject, on the server of `integration_tests::kubernetes`.
+//!
+//! Needs etcd, kube-apiserver and kubectl, so `cargo test` alone leaves this target out (`test = false` in Cargo.toml); `cargo xtask ci`
+//! has a tier for it, which builds them, is named as not run where it cannot, and fails there with `CI=true`.
+#![allow(clippy::unwrap_used)]
+
+mod server;
