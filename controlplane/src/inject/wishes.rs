@@ -3,6 +3,7 @@
 //! An annotation that cannot be honoured is refused by its name; one without effect on our proxy becomes a warning, which kubectl shows.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1::{PodTemplateSpec, Volume, VolumeMount};
@@ -31,6 +32,8 @@ pub struct Wishes {
     pub native: bool,
     /// Start the application after the proxy.
     pub hold: bool,
+    /// How long a proxy goes on when it is told to end (`terminationDrainDuration`).
+    pub drain: Duration,
     /// Requests.
     pub requests: BTreeMap<String, Quantity>,
     /// Limits.
@@ -56,6 +59,9 @@ pub struct Wishes {
     /// What has no effect.
     pub warnings: Vec<String>,
 }
+
+/// Istio's `terminationDrainDuration`.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// Readiness probe of the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,6 +149,7 @@ pub fn read(pod: &PodTemplateSpec, settings: &Settings, mesh: &MeshConfig) -> Re
         image: reader.text(annotation::PROXY_IMAGE).map(str::to_owned),
         native: reader.truth(annotation::NATIVE_SIDECAR)?.unwrap_or(settings.native_sidecar),
         hold: started.hold_application_until_proxy_starts.unwrap_or(false),
+        drain: started.termination_drain_duration.map_or(DRAIN, |duration| duration.0),
         requests,
         limits,
         capture: capture(&reader, settings, &started)?,

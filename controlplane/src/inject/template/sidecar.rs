@@ -5,6 +5,7 @@ use k8s_openapi::api::core::v1::{
 };
 use mesh_proto::names::port;
 
+use super::container::End;
 use super::{Context, container};
 use crate::inject::wishes::Capture;
 use crate::inject::REDIRECT;
@@ -17,7 +18,8 @@ const PROGRAM: &str = "/usr/local/bin/mesh-proxy";
 /// The parts of a pod with a sidecar.
 pub(super) fn parts(context: &Context<'_>) -> PodTemplateSpec {
     let wishes = context.wishes;
-    let mut proxy = container::proxy(context, &context.settings.proxy_image);
+    let end = if wishes.native { End::Last } else { End::WithOthers };
+    let mut proxy = container::proxy(context, &context.settings.proxy_image, end);
     let mode = if wishes.capture.is_some() { "REDIRECT" } else { "NONE" };
     if let Some(variables) = &mut proxy.env {
         variables.push(container::variable("ISTIO_META_INTERCEPTION_MODE", mode));
@@ -82,7 +84,7 @@ fn redirect(context: &Context<'_>, capture: &Capture) -> Container {
     }
     let mut variables = vec![container::downward("INSTANCE_IPS", "status.podIPs")];
     variables.extend(container::own_variables(context));
-    let proxy = container::proxy(context, &settings.proxy_image);
+    let proxy = container::proxy(context, &settings.proxy_image, End::Last);
     Container {
         name: REDIRECT.to_owned(),
         image: proxy.image,
