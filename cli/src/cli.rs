@@ -6,9 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
-use crate::commands::{
-    bookinfo, completion, demo, inject, local, proxy_config, proxy_status, validate, version,
-};
+use crate::commands::{bookinfo, completion, demo, inject, local, proxy_config, proxy_status, validate, version};
 use crate::local::state;
 
 /// Ferromesh's command line.

@@ -51,8 +51,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut text = String::new();
     for path in &args.filename {
         let input = read(path)?;
-        let done = inject_text(&input, &args.namespace, &settings, &mesh)
-            .with_context(|| path.display().to_string())?;
+        let done =
+            inject_text(&input, &args.namespace, &settings, &mesh).with_context(|| path.display().to_string())?;
         for note in done.notes {
             anstream::eprintln!("{note}");
         }
@@ -121,7 +121,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
         write("a.yaml", "kind: ConfigMap\napiVersion: v1\nmetadata: {name: a} # kept\n");
-        write("b.yaml", "kind: Pod\napiVersion: v1\nmetadata: {name: b}\nspec: {containers: [{name: app, image: app}]}\n");
+        write(
+            "b.yaml",
+            "kind: Pod\napiVersion: v1\nmetadata: {name: b}\nspec: {containers: [{name: app, image: app}]}\n",
+        );
         write("injection.yaml", "proxyImage: mine:1\n");
         write("mesh.yaml", "trustDomain: example.org\n");
         let mut arguments = args(directory.path(), &["a.yaml", "b.yaml"]);

@@ -82,7 +82,11 @@ fn never(subject: &Subject<'_>, settings: &Settings) -> Option<Decision> {
 fn by_namespace(labels_of: &BTreeMap<String, String>, subject: &Subject<'_>, settings: &Settings) -> Option<Decision> {
     let get = |name: &str| labels_of.get(name).map(String::as_str);
     let other = |what: &str, revision: &str| {
-        Some(no(format!("{what} {}={revision} names another control plane than {}", label::REVISION, settings.revision)))
+        Some(no(format!(
+            "{what} {}={revision} names another control plane than {}",
+            label::REVISION,
+            settings.revision
+        )))
     };
     let pods_revision = labels(subject).get(label::REVISION).map(String::as_str);
     match (get(label::INJECTION), get(label::REVISION)) {
@@ -98,11 +102,13 @@ fn by_namespace(labels_of: &BTreeMap<String, String>, subject: &Subject<'_>, set
         (None, None) => match pods_revision {
             Some(revision) if settings.is_ours(revision) => None,
             Some(revision) => other("the pod's label", revision),
-            None if labels(subject).get(label::INJECT).is_some_and(|value| value == "true") => {
-                (!settings.is_default()).then(|| {
-                    no(format!("it names no revision, so it belongs to the default one, and this is {}", settings.revision))
-                })
-            }
+            None if labels(subject).get(label::INJECT).is_some_and(|value| value == "true") => (!settings.is_default())
+                .then(|| {
+                    no(format!(
+                        "it names no revision, so it belongs to the default one, and this is {}",
+                        settings.revision
+                    ))
+                }),
             None => Some(no(format!(
                 "neither the namespace ({}=enabled or {}) nor the pod ({}: \"true\") asks for it",
                 label::INJECTION,
@@ -200,8 +206,22 @@ mod tests {
             ("{istio-injection: enabled}", "", "", "{policy: disabled}", false, "policy is disabled"),
             ("{istio-injection: enabled}", "true", "", "{policy: disabled}", true, "asks for it"),
             ("{istio-injection: enabled}", "", "true", "{policy: disabled}", true, "asks for it"),
-            ("{istio-injection: enabled}", "", "", "{neverInjectSelector: [{matchLabels: {app: a}}]}", false, "neverInject"),
-            ("{istio-injection: enabled}", "true", "", "{neverInjectSelector: [{matchLabels: {app: a}}]}", true, "asks"),
+            (
+                "{istio-injection: enabled}",
+                "",
+                "",
+                "{neverInjectSelector: [{matchLabels: {app: a}}]}",
+                false,
+                "neverInject",
+            ),
+            (
+                "{istio-injection: enabled}",
+                "true",
+                "",
+                "{neverInjectSelector: [{matchLabels: {app: a}}]}",
+                true,
+                "asks",
+            ),
             (
                 "{istio-injection: enabled}",
                 "",
@@ -265,7 +285,12 @@ mod tests {
         for (namespace, pod, inject_it, reason) in [
             ("default", format!("{{{asks}, spec: {{hostNetwork: true, containers: []}}}}"), false, "hostNetwork"),
             ("default", format!("{{{asks}, spec: {{os: {{name: windows}}, containers: []}}}}"), false, "Windows"),
-            ("istio-system", pod("{app: istiod, sidecar.istio.io/inject: 'true'}", "{}"), false, "control plane itself"),
+            (
+                "istio-system",
+                pod("{app: istiod, sidecar.istio.io/inject: 'true'}", "{}"),
+                false,
+                "control plane itself",
+            ),
             ("istio-system", pod("{istio: pilot}", "{}"), false, "control plane itself"),
             ("istio-system", pod("{app: grafana}", "{}"), false, "only pods are injected that ask"),
             ("istio-system", pod("{app: gw, sidecar.istio.io/inject: 'true'}", "{}"), true, "asks for it"),

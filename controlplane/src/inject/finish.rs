@@ -72,8 +72,9 @@ pub(super) fn apply_overrides(pod: &mut Value, overrides: &Overrides) -> Result<
                 fields.remove("image");
             }
             match container(pod, name) {
-                Some(ours) => merge::merge(ours, own)
-                    .map_err(|reason| InjectError::Pod(format!("container {name}: {reason}")))?,
+                Some(ours) => {
+                    merge::merge(ours, own).map_err(|reason| InjectError::Pod(format!("container {name}: {reason}")))?
+                }
                 // No template of this pod has such a container: it is the user's alone.
                 None => push(pod, list, own),
             }

@@ -25,7 +25,9 @@ fn fields(base: &mut Value, overlay: Value, path: &str) -> Result<(), String> {
     for (name, value) in overlay {
         let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
         if name.starts_with('$') {
-            return Err(format!("{path}: this directive is not supported; only $patch: delete of a list's item is, and null for a field"));
+            return Err(format!(
+                "{path}: this directive is not supported; only $patch: delete of a list's item is, and null for a field"
+            ));
         }
         match value {
             Value::Null => {
@@ -117,7 +119,11 @@ mod tests {
                 "{containers: [{name: b, image: y}, {name: c}]}",
                 "{containers: [{name: a, image: x}, {name: b, image: y}, {name: c}]}",
             ),
-            ("{containers: [{name: a}, {name: b}]}", "{containers: [{name: a, $patch: delete}]}", "{containers: [{name: b}]}"),
+            (
+                "{containers: [{name: a}, {name: b}]}",
+                "{containers: [{name: a, $patch: delete}]}",
+                "{containers: [{name: b}]}",
+            ),
             (
                 "{env: [{name: A, value: '1'}]}",
                 "{env: [{name: A, value: null, valueFrom: {x: 1}}]}",

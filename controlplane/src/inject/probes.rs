@@ -80,7 +80,8 @@ impl Rewriter<'_> {
 
     /// What a handler asks; `None` if it asks nothing over the network.
     fn action(&self, handler: &Map<String, Value>) -> Result<Option<Action>, String> {
-        let timeout = handler.get("timeoutSeconds").and_then(Value::as_u64).and_then(|seconds| u32::try_from(seconds).ok());
+        let timeout =
+            handler.get("timeoutSeconds").and_then(Value::as_u64).and_then(|seconds| u32::try_from(seconds).ok());
         let mut action = Action { timeout_seconds: timeout, ..Action::default() };
         let text = |object: &Value, name: &str| object.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         if let Some(get) = handler.get("httpGet") {
@@ -92,7 +93,9 @@ impl Rewriter<'_> {
                 path: text(get, "path"),
                 port: self.port(get)?,
                 scheme: text(get, "scheme"),
-                http_headers: headers.map(|one| Header { name: text(one, "name"), value: text(one, "value") }).collect(),
+                http_headers: headers
+                    .map(|one| Header { name: text(one, "name"), value: text(one, "value") })
+                    .collect(),
             });
         } else if let Some(socket) = handler.get("tcpSocket") {
             if !text(socket, "host").is_empty() {

@@ -143,7 +143,9 @@ mod tests {
         let message = answer["response"]["status"]["message"].as_str().unwrap();
         assert!(message.starts_with("sidecar injection: annotation sidecar.istio.io/proxyCPU"), "{message}");
         let answer = ask("Pod", json!({"spec": {"containers": []}}), "/zone/a");
-        assert!(answer["response"]["status"]["message"].as_str().unwrap().contains("`zone` is neither cluster nor net"));
+        assert!(
+            answer["response"]["status"]["message"].as_str().unwrap().contains("`zone` is neither cluster nor net")
+        );
     }
 
     #[test]
@@ -153,7 +155,9 @@ mod tests {
             let answer = ask(kind, object, "");
             assert_eq!((&answer["response"]["allowed"], &answer["response"]["patch"]), (&json!(true), &Value::Null));
         }
-        for body in [&b""[..], b"{}", b"{\"apiVersion\": \"admission.k8s.io/v1\", \"kind\": \"AdmissionReview\"}", b"\xff"] {
+        for body in
+            [&b""[..], b"{}", b"{\"apiVersion\": \"admission.k8s.io/v1\", \"kind\": \"AdmissionReview\"}", b"\xff"]
+        {
             let answer = review(body, "", &Settings::default(), &MeshConfig::default());
             assert!(!answer.response.unwrap().allowed);
         }

@@ -236,10 +236,7 @@ mod tests {
             ("{resources: {request: {}}}", "resources: unknown field `request`"),
             ("{defaultTemplates: [mine]}", "defaultTemplates: there is no template `mine`"),
             ("{templates: {sidecar: 'spec: {}'}}", "templates.sidecar: is built in"),
-            (
-                "{neverInjectSelector: [{matchExpressions: [{key: a, operator: Near}]}]}",
-                "neverInjectSelector[0]",
-            ),
+            ("{neverInjectSelector: [{matchExpressions: [{key: a, operator: Near}]}]}", "neverInjectSelector[0]"),
         ] {
             let error = Settings::from_yaml(yaml).unwrap_err().to_string();
             assert!(error.starts_with("injection settings: ") && error.contains(reason), "{yaml}: {error}");

@@ -64,7 +64,8 @@ fn documents(text: &str) -> Vec<(usize, &str)> {
     let mut documents = Vec::new();
     let (mut start, mut start_line, mut position) = (0, 1, 0);
     for (line, each) in (1..).zip(text.split_inclusive('\n')) {
-        let marker = each.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
+        let marker =
+            each.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace));
         if marker && position > start {
             documents.push((start_line, &text[start..position]));
             (start, start_line) = (position, line);

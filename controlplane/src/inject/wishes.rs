@@ -17,6 +17,9 @@ use serde_json::{Map, Value};
 use super::settings::Settings;
 use super::{InjectError, PROXY, REDIRECT};
 
+/// Amounts by the names of resources.
+pub type Amounts = BTreeMap<String, Quantity>;
+
 /// What a pod gets, as far as it may choose.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Wishes {
@@ -35,9 +38,9 @@ pub struct Wishes {
     /// How long a proxy goes on when it is told to end (`terminationDrainDuration`).
     pub drain: Duration,
     /// Requests.
-    pub requests: BTreeMap<String, Quantity>,
+    pub requests: Amounts,
     /// Limits.
-    pub limits: BTreeMap<String, Quantity>,
+    pub limits: Amounts,
     /// What is captured; nothing if absent (interception mode NONE).
     pub capture: Option<Capture>,
     /// `--log-level` of the proxy.
@@ -95,9 +98,15 @@ pub struct Capture {
 
 /// Annotations that ask for what our proxy has no part for, and what to do instead.
 const WITHOUT_EFFECT: &[(&str, &str)] = &[
-    (annotation::PROXY_IMAGE_TYPE, "there is one kind of image; remove it, or name an image by sidecar.istio.io/proxyImage"),
+    (
+        annotation::PROXY_IMAGE_TYPE,
+        "there is one kind of image; remove it, or name an image by sidecar.istio.io/proxyImage",
+    ),
     (annotation::AGENT_LOG_LEVEL, "proxy and agent are one process; use sidecar.istio.io/logLevel"),
-    (annotation::READINESS_APPLICATION_PORTS, "readiness does not wait for the application; give it a probe of its own"),
+    (
+        annotation::READINESS_APPLICATION_PORTS,
+        "readiness does not wait for the application; give it a probe of its own",
+    ),
     ("sidecar.istio.io/statsInclusionPrefixes", "statistics are not chosen by name; remove it"),
     ("sidecar.istio.io/statsInclusionSuffixes", "statistics are not chosen by name; remove it"),
     ("sidecar.istio.io/statsInclusionRegexps", "statistics are not chosen by name; remove it"),
@@ -110,7 +119,10 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
 
 /// Annotations that are refused, because a pod without what they ask for would be another pod.
 const REFUSED: &[(&str, &str)] = &[
-    (annotation::BOOTSTRAP_OVERRIDE, "an Envoy bootstrap cannot be laid over this proxy's; remove it, and set proxy.istio.io/config"),
+    (
+        annotation::BOOTSTRAP_OVERRIDE,
+        "an Envoy bootstrap cannot be laid over this proxy's; remove it, and set proxy.istio.io/config",
+    ),
     (annotation::KUBEVIRT_INTERFACES, "interfaces of virtual machines cannot be captured; remove it"),
     (annotation::REROUTE_INTERFACES, "interfaces of virtual machines cannot be captured; remove it"),
 ];
@@ -192,7 +204,10 @@ impl<'a> Reader<'a> {
     }
 
     /// A number above nothing.
-    fn number<N: std::str::FromStr + PartialOrd + From<u8>>(&self, name: &'static str) -> Result<Option<N>, InjectError> {
+    fn number<N: std::str::FromStr + PartialOrd + From<u8>>(
+        &self,
+        name: &'static str,
+    ) -> Result<Option<N>, InjectError> {
         let Some(text) = self.text(name) else { return Ok(None) };
         let zero = name == annotation::READINESS_INITIAL_DELAY;
         let least = N::from(u8::from(!zero));
@@ -229,11 +244,17 @@ fn templates(reader: &Reader<'_>, settings: &Settings) -> Result<Vec<String>, In
     let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
     names
         .map(|name| match name {
-            "grpc-simple" | "grpc-agent" | "waypoint" => {
-                Err(refuse(annotation::TEMPLATES, format!("the template `{name}` is not supported; use sidecar or gateway")))
-            }
+            "grpc-simple" | "grpc-agent" | "waypoint" => Err(refuse(
+                annotation::TEMPLATES,
+                format!("the template `{name}` is not supported; use sidecar or gateway"),
+            )),
             name if settings.has_template(name) => Ok(name.to_owned()),
-            name => Err(refuse(annotation::TEMPLATES, format!("there is no template `{name}`; use sidecar, gateway, or define it in the settings of injection"))),
+            name => Err(refuse(
+                annotation::TEMPLATES,
+                format!(
+                    "there is no template `{name}`; use sidecar, gateway, or define it in the settings of injection"
+                ),
+            )),
         })
         .collect()
 }
@@ -253,7 +274,10 @@ fn proxy_config(
         let _: ProxyStartConfig =
             serde_ignored::deserialize(&own, |path| unknown.push(path.to_string())).map_err(|error| wrong(&error))?;
         warnings.extend(unknown.iter().map(|path| {
-            format!("annotation {}: {path} is not a field of ProxyConfig, so it has no effect; remove it", annotation::PROXY_CONFIG)
+            format!(
+                "annotation {}: {path} is not a field of ProxyConfig, so it has no effect; remove it",
+                annotation::PROXY_CONFIG
+            )
         }));
         for (name, value) in pruned(own) {
             match (merged.get_mut(&name), value) {
@@ -299,11 +323,8 @@ fn pruned(value: Value) -> Map<String, Value> {
 }
 
 /// One annotation about resources replaces all defaults, as in Istio: whoever asks for a request does not want our limit.
-fn resources(
-    reader: &Reader<'_>,
-    settings: &Settings,
-) -> Result<(BTreeMap<String, Quantity>, BTreeMap<String, Quantity>), InjectError> {
-    let mut own = [BTreeMap::new(), BTreeMap::new()];
+fn resources(reader: &Reader<'_>, settings: &Settings) -> Result<(Amounts, Amounts), InjectError> {
+    let mut own = [Amounts::new(), Amounts::new()];
     for (name, which, resource) in [
         (annotation::PROXY_CPU, 0, "cpu"),
         (annotation::PROXY_MEMORY, 0, "memory"),
@@ -318,7 +339,9 @@ fn resources(
     if !requests.is_empty() || !limits.is_empty() {
         return Ok((requests, limits));
     }
-    let all = |map: &BTreeMap<String, String>| map.iter().map(|(name, text)| (name.clone(), Quantity(text.clone()))).collect();
+    let all = |map: &BTreeMap<String, String>| {
+        map.iter().map(|(name, text)| (name.clone(), Quantity(text.clone()))).collect()
+    };
     Ok((all(&settings.resources.requests), all(&settings.resources.limits)))
 }
 
@@ -348,8 +371,16 @@ fn capture(
     Ok(Some(Capture {
         include_ranges: or_all(annotation::INCLUDE_OUTBOUND_RANGES, &defaults.include_ip_ranges, range)?,
         exclude_ranges: list(annotation::EXCLUDE_OUTBOUND_RANGES, &defaults.exclude_ip_ranges, range)?,
-        include_outbound_ports: list(annotation::INCLUDE_OUTBOUND_PORTS, &defaults.include_outbound_ports, port_number)?,
-        exclude_outbound_ports: list(annotation::EXCLUDE_OUTBOUND_PORTS, &defaults.exclude_outbound_ports, port_number)?,
+        include_outbound_ports: list(
+            annotation::INCLUDE_OUTBOUND_PORTS,
+            &defaults.include_outbound_ports,
+            port_number,
+        )?,
+        exclude_outbound_ports: list(
+            annotation::EXCLUDE_OUTBOUND_PORTS,
+            &defaults.exclude_outbound_ports,
+            port_number,
+        )?,
         include_inbound_ports: or_all(annotation::INCLUDE_INBOUND_PORTS, &defaults.include_inbound_ports, port_number)?,
         exclude_inbound_ports: list(annotation::EXCLUDE_INBOUND_PORTS, &defaults.exclude_inbound_ports, port_number)?,
         exclude_interfaces: list(annotation::EXCLUDE_INTERFACES, "", interface)?,
@@ -358,7 +389,10 @@ fn capture(
 
 fn range(text: &str) -> Result<(), String> {
     let single = || text.parse::<std::net::IpAddr>().map(IpNet::from);
-    text.parse::<IpNet>().or_else(|_| single()).map(drop).map_err(|_| format!("`{text}` is not a CIDR, such as 10.0.0.0/8"))
+    text.parse::<IpNet>()
+        .or_else(|_| single())
+        .map(drop)
+        .map_err(|_| format!("`{text}` is not a CIDR, such as 10.0.0.0/8"))
 }
 
 fn port_number(text: &str) -> Result<(), String> {
@@ -379,7 +413,9 @@ fn log_level(reader: &Reader<'_>, settings: &Settings) -> Result<String, InjectE
         level @ ("trace" | "debug" | "info" | "warn" | "error" | "off") => Ok(level.to_owned()),
         "warning" => Ok("warn".to_owned()),
         "critical" => Ok("error".to_owned()),
-        other => Err(refuse(name, format!("`{other}` is not one of trace, debug, info, warning, error, critical, off"))),
+        other => {
+            Err(refuse(name, format!("`{other}` is not one of trace, debug, info, warning, error, critical, off")))
+        }
     };
     let mut levels = vec![match reader.text(annotation::LOG_LEVEL) {
         Some(text) => level(annotation::LOG_LEVEL, text)?,
@@ -388,7 +424,8 @@ fn log_level(reader: &Reader<'_>, settings: &Settings) -> Result<String, InjectE
     let components = reader.text(annotation::COMPONENT_LOG_LEVEL).unwrap_or_default();
     for pair in components.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
         let name = annotation::COMPONENT_LOG_LEVEL;
-        let plain = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        let plain =
+            |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
         let Some((component, value)) = pair.split_once(':').filter(|(component, _)| plain(component)) else {
             return Err(refuse(name, format!("`{pair}` is not COMPONENT:LEVEL")));
         };
@@ -478,10 +515,16 @@ mod tests {
         for (annotations, reason) in [
             ("{sidecar.istio.io/proxyCPU: many}", "annotation sidecar.istio.io/proxyCPU: `many` is not a quantity"),
             ("{sidecar.istio.io/proxyMemory: '-1Mi'}", "`-1Mi` is not a quantity"),
-            ("{sidecar.istio.io/nativeSidecar: maybe}", "annotation sidecar.istio.io/nativeSidecar: `maybe` is neither"),
+            (
+                "{sidecar.istio.io/nativeSidecar: maybe}",
+                "annotation sidecar.istio.io/nativeSidecar: `maybe` is neither",
+            ),
             ("{sidecar.istio.io/interceptionMode: TPROXY}", "TPROXY is not supported; use REDIRECT"),
             ("{sidecar.istio.io/interceptionMode: all}", "`all` is neither REDIRECT nor NONE"),
-            ("{sidecar.istio.io/bootstrapOverride: a}", "annotation sidecar.istio.io/bootstrapOverride: an Envoy bootstrap"),
+            (
+                "{sidecar.istio.io/bootstrapOverride: a}",
+                "annotation sidecar.istio.io/bootstrapOverride: an Envoy bootstrap",
+            ),
             ("{traffic.sidecar.istio.io/kubevirtInterfaces: a}", "virtual machines cannot be captured"),
             ("{istio.io/reroute-virtual-interfaces: a}", "virtual machines cannot be captured"),
             ("{traffic.sidecar.istio.io/includeOutboundIPRanges: 10.0.0.0/33}", "`10.0.0.0/33` is not a CIDR"),
@@ -493,8 +536,14 @@ mod tests {
             ("{sidecar.istio.io/logLevel: loud}", "`loud` is not one of trace"),
             ("{sidecar.istio.io/componentLogLevel: http}", "`http` is not COMPONENT:LEVEL"),
             ("{sidecar.istio.io/userVolume: x}", "is not JSON"),
-            ("{sidecar.istio.io/userVolumeMount: '[{\"path\": \"/a\"}]'}", "annotation sidecar.istio.io/userVolumeMount: [0]"),
-            ("{sidecar.istio.io/userVolume: '[{\"name\": \"a\", \"secrets\": {}}]'}", "[0].secrets: there is no such field"),
+            (
+                "{sidecar.istio.io/userVolumeMount: '[{\"path\": \"/a\"}]'}",
+                "annotation sidecar.istio.io/userVolumeMount: [0]",
+            ),
+            (
+                "{sidecar.istio.io/userVolume: '[{\"name\": \"a\", \"secrets\": {}}]'}",
+                "[0].secrets: there is no such field",
+            ),
             ("{inject.istio.io/templates: grpc-agent}", "`grpc-agent` is not supported"),
             ("{inject.istio.io/templates: mine}", "there is no template `mine`"),
             ("{proxy.istio.io/config: 'concurrency: many'}", "annotation proxy.istio.io/config: "),
@@ -520,7 +569,10 @@ mod tests {
         for (annotations, expected) in [
             ("{}", "info"),
             ("{sidecar.istio.io/logLevel: warning}", "warn"),
-            ("{sidecar.istio.io/componentLogLevel: 'http:debug, xds:critical'}", "info,mesh_proxy::http=debug,mesh_proxy::xds=error"),
+            (
+                "{sidecar.istio.io/componentLogLevel: 'http:debug, xds:critical'}",
+                "info,mesh_proxy::http=debug,mesh_proxy::xds=error",
+            ),
         ] {
             assert_eq!(read_yaml(annotations).unwrap().log_level, expected, "{annotations}");
         }

@@ -31,9 +31,8 @@ impl Workload {
         match owners.iter().find(|owner| owner.controller == Some(true)) {
             Some(owner) => Self::of_owner(owner, hash),
             None => {
-                let name = metadata.name.or_else(|| {
-                    metadata.generate_name.map(|name| name.trim_end_matches('-').to_owned())
-                });
+                let name =
+                    metadata.name.or_else(|| metadata.generate_name.map(|name| name.trim_end_matches('-').to_owned()));
                 Self::new("v1", "Pod", &name.unwrap_or_default())
             }
         }
@@ -70,7 +69,9 @@ mod tests {
     #[test]
     fn a_pods_workload_is_what_its_user_wrote() {
         let owner = |version: &str, kind: &str, name: &str| {
-            format!("ownerReferences: [{{apiVersion: {version}, kind: {kind}, name: {name}, uid: u, controller: true}}]")
+            format!(
+                "ownerReferences: [{{apiVersion: {version}, kind: {kind}, name: {name}, uid: u, controller: true}}]"
+            )
         };
         for (metadata, expected) in [
             ("name: solo".to_owned(), ("v1", "Pod", "solo")),

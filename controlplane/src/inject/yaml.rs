@@ -101,10 +101,22 @@ mod tests {
     fn texts_stay_texts_in_every_version_of_yaml() {
         for (value, expected) in [
             (json!({"a": "yes", "b": "Off", "y": "n"}), "a: \"yes\"\nb: \"Off\"\n\"y\": \"n\"\n"),
-            (json!({"a": "1_000", "b": "0755", "c": ".5", "d": "1e3", "e": "12:30:45"}), "a: \"1_000\"\nb: \"0755\"\nc: \".5\"\nd: \"1e3\"\ne: \"12:30:45\"\n"),
-            (json!({"a": "", "b": "~", "c": "a: b", "d": "x\ny", "e": "a:"}), "a: \"\"\nb: \"~\"\nc: \"a: b\"\nd: \"x\\ny\"\ne: \"a:\"\n"),
-            (json!({"image": "a.b/c:1", "p": "/x/y", "n": 1, "t": true, "z": null}), "image: a.b/c:1\nn: 1\np: /x/y\nt: true\nz: null\n"),
-            (json!({"a": [], "b": {}, "c": [{"d": 1, "e": [2, 3]}, "f", [4]]}), "a: []\nb: {}\nc:\n- d: 1\n  e:\n  - 2\n  - 3\n- f\n- \n  - 4\n"),
+            (
+                json!({"a": "1_000", "b": "0755", "c": ".5", "d": "1e3", "e": "12:30:45"}),
+                "a: \"1_000\"\nb: \"0755\"\nc: \".5\"\nd: \"1e3\"\ne: \"12:30:45\"\n",
+            ),
+            (
+                json!({"a": "", "b": "~", "c": "a: b", "d": "x\ny", "e": "a:"}),
+                "a: \"\"\nb: \"~\"\nc: \"a: b\"\nd: \"x\\ny\"\ne: \"a:\"\n",
+            ),
+            (
+                json!({"image": "a.b/c:1", "p": "/x/y", "n": 1, "t": true, "z": null}),
+                "image: a.b/c:1\n\"n\": 1\np: /x/y\nt: true\nz: null\n",
+            ),
+            (
+                json!({"a": [], "b": {}, "c": [{"d": 1, "e": [2, 3]}, "f", [4]]}),
+                "a: []\nb: {}\nc:\n- d: 1\n  e:\n  - 2\n  - 3\n- f\n- \n  - 4\n",
+            ),
         ] {
             let text = write(&value);
             assert_eq!(text, expected);

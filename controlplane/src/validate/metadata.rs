@@ -49,11 +49,7 @@ const ANNOTATIONS: &[Inert] = &[
         advice: "has no effect yet; give a DestinationRule with outlierDetection, which keeps requests near",
     },
     Inert { name: "traffic.istio.io/nodeSelector", kinds: &[Kind::Service], advice: ONE_NETWORK },
-    Inert {
-        name: "topology.istio.io/controlPlaneClusters",
-        kinds: &[Kind::Namespace],
-        advice: ONE_CLUSTER,
-    },
+    Inert { name: "topology.istio.io/controlPlaneClusters", kinds: &[Kind::Namespace], advice: ONE_CLUSTER },
 ];
 
 const LABELS: &[Inert] = &[
@@ -76,11 +72,7 @@ const LABELS: &[Inert] = &[
     },
     Inert { name: "istio.io/global", kinds: &[Kind::Service], advice: ONE_CLUSTER },
     Inert { name: "networking.istio.io/gatewayPort", kinds: &[Kind::Service], advice: ONE_NETWORK },
-    Inert {
-        name: label::NETWORK,
-        kinds: &[Kind::Namespace, Kind::Pod, Kind::WorkloadEntry],
-        advice: ONE_NETWORK,
-    },
+    Inert { name: label::NETWORK, kinds: &[Kind::Namespace, Kind::Pod, Kind::WorkloadEntry], advice: ONE_NETWORK },
 ];
 
 /// Reports what an object's metadata asks for in vain.

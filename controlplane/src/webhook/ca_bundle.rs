@@ -53,7 +53,10 @@ pub async fn run(client: Client, authority: AuthorityHandle, revision: String, s
                 // Once for each reason, not every two seconds.
                 let error = error.to_string();
                 if error != failed {
-                    tracing::warn!(error, "the roots could not be written into the webhooks' configurations; it is tried again");
+                    tracing::warn!(
+                        error,
+                        "the roots could not be written into the webhooks' configurations; it is tried again"
+                    );
                     failed = error;
                 }
             }
@@ -84,7 +87,8 @@ fn patch<C: Configuration>(configuration: &C, roots: &ByteString) -> Option<Json
     for (index, (name, client)) in configuration.clients().into_iter().enumerate() {
         if client.ca_bundle.as_ref() != Some(roots) {
             steps.push(json!({"op": "test", "path": format!("/webhooks/{index}/name"), "value": name}));
-            steps.push(json!({"op": "add", "path": format!("/webhooks/{index}/clientConfig/caBundle"), "value": roots}));
+            steps
+                .push(json!({"op": "add", "path": format!("/webhooks/{index}/clientConfig/caBundle"), "value": roots}));
         }
     }
     if steps.is_empty() { None } else { serde_json::from_value(steps.into()).ok() }

@@ -51,7 +51,8 @@ fn answer(injector: &Injector, values: &str, body: &[u8]) -> Response {
 /// Serves `routes` over TLS until `stop`.
 pub async fn serve(listener: TcpListener, tls: &ServingTls, routes: Router, stop: CancellationToken) {
     let Ok(address) = listener.local_addr() else { return };
-    let incoming = Incoming { stream: Box::pin(transport::incoming(listener, Some(tls.https()), stop.clone())), address };
+    let incoming =
+        Incoming { stream: Box::pin(transport::incoming(listener, Some(tls.https()), stop.clone())), address };
     let routes = routes.layer(DefaultBodyLimit::max(MAX_REVIEW));
     if let Err(error) = axum::serve(incoming, routes).with_graceful_shutdown(stop.cancelled_owned()).await {
         tracing::error!(%error, "the webhook's listener failed");

@@ -120,9 +120,15 @@ async fn pods_come_back_injected() {
 async fn a_pod_that_cannot_be_injected_is_refused_with_the_reason() {
     let mesh = Injecting::start("inject-refused").await;
     let said = mesh.create(&[], &pod("web", "{sidecar.istio.io/interceptionMode: TPROXY}", "")).await.refused();
-    assert!(said.contains("annotation sidecar.istio.io/interceptionMode: TPROXY is not supported; use REDIRECT"), "{said}");
+    assert!(
+        said.contains("annotation sidecar.istio.io/interceptionMode: TPROXY is not supported; use REDIRECT"),
+        "{said}"
+    );
     let said = mesh.create(&[], &pod("warned", "{sidecar.istio.io/agentLogLevel: debug}", "")).await;
-    assert!(said.success && said.stderr.contains("Warning: annotation sidecar.istio.io/agentLogLevel has no effect"), "{said:?}");
+    assert!(
+        said.success && said.stderr.contains("Warning: annotation sidecar.istio.io/agentLogLevel has no effect"),
+        "{said:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,7 +137,9 @@ async fn a_new_authority_is_told_to_the_api_server() {
     let before = mesh.roots().await.unwrap();
     let other = Authority::self_signed("cluster.local", std::time::SystemTime::now()).unwrap();
     mesh.plane.authority().set_authority(other);
-    eventually(PATIENCE, async || if mesh.roots().await.unwrap() == before { Err("the old roots") } else { Ok(()) }).await.unwrap();
+    eventually(PATIENCE, async || if mesh.roots().await.unwrap() == before { Err("the old roots") } else { Ok(()) })
+        .await
+        .unwrap();
     mesh.is_called().await;
     mesh.create(&[], &pod("after", "{}", "")).await.ok();
 }

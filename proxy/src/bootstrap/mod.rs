@@ -69,7 +69,8 @@ pub struct Servers {
 impl Servers {
     /// Listens on IPv6 as well, where a server listens on every address: the kubelet and Prometheus may call either.
     pub fn serve_ipv6(&mut self) {
-        for address in [&mut self.admin, &mut self.status, &mut self.prometheus, &mut self.merged].into_iter().flatten() {
+        for address in [&mut self.admin, &mut self.status, &mut self.prometheus, &mut self.merged].into_iter().flatten()
+        {
             if address.ip().is_unspecified() {
                 address.set_ip(Ipv6Addr::UNSPECIFIED.into());
             }

@@ -130,7 +130,8 @@ mod tests {
     }
 
     async fn ask(action: String) -> Answer {
-        let probes = Probes::parse(&format!("{{\"/app-health/a/livez\": {action}}}"), Ipv4Addr::LOCALHOST.into()).unwrap();
+        let probes =
+            Probes::parse(&format!("{{\"/app-health/a/livez\": {action}}}"), Ipv4Addr::LOCALHOST.into()).unwrap();
         let headers = HeaderMap::from_iter([(http::header::USER_AGENT, "kube-probe/1.34".parse().unwrap())]);
         probes.answer("/app-health/a/livez", &headers).await
     }
@@ -140,7 +141,8 @@ mod tests {
         let (port, mut asked) = application("HTTP/1.1 204 No Content\r\nx: y\r\n\r\n").await;
         let headers = "[{\"name\": \"X-Probe\", \"value\": \"1\"}, {\"name\": \"host\", \"value\": \"app.local\"}]";
         let answer =
-            ask(format!("{{\"httpGet\": {{\"path\": \"/ready?a=b\", \"port\": {port}, \"httpHeaders\": {headers}}}}}")).await;
+            ask(format!("{{\"httpGet\": {{\"path\": \"/ready?a=b\", \"port\": {port}, \"httpHeaders\": {headers}}}}}"))
+                .await;
         assert_eq!(answer.status, StatusCode::NO_CONTENT);
         let request = asked.recv().await.unwrap();
         assert!(request.starts_with("GET /ready?a=b HTTP/1.1\r\n"), "{request}");
@@ -187,7 +189,8 @@ mod tests {
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
             let _ = stream.flush().await;
         });
-        let answer = ask(format!("{{\"httpGet\": {{\"port\": {port}, \"scheme\": \"HTTPS\"}}, \"timeoutSeconds\": 5}}")).await;
+        let answer =
+            ask(format!("{{\"httpGet\": {{\"port\": {port}, \"scheme\": \"HTTPS\"}}, \"timeoutSeconds\": 5}}")).await;
         assert_eq!(answer.status, StatusCode::OK, "{}", String::from_utf8_lossy(&answer.body));
     }
 
@@ -200,7 +203,10 @@ mod tests {
         let silent = ask(format!("{{\"httpGet\": {{\"port\": {port}}}, \"timeoutSeconds\": 1}}")).await;
         assert_eq!(silent.status, StatusCode::GATEWAY_TIMEOUT);
         drop(listener);
-        assert_eq!(ask(format!("{{\"tcpSocket\": {{\"port\": {port}}}}}")).await.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(
+            ask(format!("{{\"tcpSocket\": {{\"port\": {port}}}}}")).await.status,
+            StatusCode::SERVICE_UNAVAILABLE
+        );
     }
 
     #[tokio::test]
@@ -230,7 +236,8 @@ mod tests {
             }
         });
         for (service, status) in [("db", 200), ("other", 503)] {
-            let action = format!("{{\"grpc\": {{\"port\": {port}, \"service\": \"{service}\"}}, \"timeoutSeconds\": 5}}");
+            let action =
+                format!("{{\"grpc\": {{\"port\": {port}, \"service\": \"{service}\"}}, \"timeoutSeconds\": 5}}");
             let answer = ask(action).await;
             assert_eq!(answer.status.as_u16(), status, "{service}: {}", String::from_utf8_lossy(&answer.body));
         }

@@ -224,8 +224,11 @@ impl Args {
         if settings.resolvers.is_empty() {
             return Err(refuse(format!("{RESOLV_CONF} names no resolver; name one there, or add --capture-all-dns")));
         }
-        let (captured, left): (Vec<IpAddr>, Vec<IpAddr>) =
-            settings.resolvers.iter().map(SocketAddr::ip).partition(|resolver| resolver.is_ipv4() || self.captures_ipv6());
+        let (captured, left): (Vec<IpAddr>, Vec<IpAddr>) = settings
+            .resolvers
+            .iter()
+            .map(SocketAddr::ip)
+            .partition(|resolver| resolver.is_ipv4() || self.captures_ipv6());
         match left.first() {
             Some(resolver) if captured.is_empty() => {
                 Err(refuse(format!("{resolver} in {RESOLV_CONF} is IPv6, which is captured only with --ipv6")))

@@ -134,17 +134,11 @@ pub(super) fn volumes(context: &Context<'_>) -> Vec<Volume> {
 
 pub(super) fn pull_secrets(context: &Context<'_>) -> Option<Vec<LocalObjectReference>> {
     let secrets = &context.settings.image_pull_secrets;
-    (!secrets.is_empty())
-        .then(|| secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect())
+    (!secrets.is_empty()).then(|| secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect())
 }
 
 fn mount(name: &str, path: &str) -> VolumeMount {
-    VolumeMount {
-        name: name.to_owned(),
-        mount_path: path.to_owned(),
-        read_only: Some(true),
-        ..VolumeMount::default()
-    }
+    VolumeMount { name: name.to_owned(), mount_path: path.to_owned(), read_only: Some(true), ..VolumeMount::default() }
 }
 
 fn ready() -> Probe {

@@ -16,9 +16,11 @@ const VALUES: &str = ".ObjectMeta.Name, .ObjectMeta.Namespace, .Spec.ServiceAcco
 /// Fills a template in and reads it.
 pub(super) fn overlay(text: &str, context: &Context<'_>) -> Result<Value, String> {
     let filled = fill(text, context)?;
-    let overlay: Value = yaml_serde::from_str(&filled).map_err(|error| format!("with its values filled in: {error}"))?;
+    let overlay: Value =
+        yaml_serde::from_str(&filled).map_err(|error| format!("with its values filled in: {error}"))?;
     let Some(parts) = overlay.as_object() else { return Err("is not an object; write spec: {…}".to_owned()) };
-    if let Some(name) = parts.keys().find(|name| !matches!(name.as_str(), "metadata" | "spec" | "apiVersion" | "kind")) {
+    if let Some(name) = parts.keys().find(|name| !matches!(name.as_str(), "metadata" | "spec" | "apiVersion" | "kind"))
+    {
         return Err(format!("{name}: a template holds metadata and spec of a pod"));
     }
     let kept = parts.iter().filter(|(name, _)| matches!(name.as_str(), "metadata" | "spec"));
@@ -48,7 +50,8 @@ fn fill(text: &str, context: &Context<'_>) -> Result<String, String> {
 
 /// What an action stands for.
 fn value(action: &str, context: &Context<'_>) -> Result<String, String> {
-    let refuse = || format!("`{{{{ {action} }}}}` is not supported; the values are: {VALUES}, each with `| quote` if wanted");
+    let refuse =
+        || format!("`{{{{ {action} }}}}` is not supported; the values are: {VALUES}, each with `| quote` if wanted");
     let (expression, quote) = match action.split_once('|') {
         None => (action, false),
         Some((expression, function)) if function.trim() == "quote" => (expression.trim(), true),
@@ -127,8 +130,19 @@ mod tests {
         .unwrap();
         let (settings, mesh) = (Settings::default(), mesh_proto::crd::MeshConfig::default());
         let wishes = wishes::read(&pod, &settings, &mesh).unwrap();
-        let (origin, workload) = (Origin { namespace: "shop", workload: None }, Workload::new("apps/v1", "Deployment", "web"));
-        fill(text, &Context { settings: &settings, mesh: &mesh, wishes: &wishes, pod: &pod, origin: &origin, workload: &workload })
+        let (origin, workload) =
+            (Origin { namespace: "shop", workload: None }, Workload::new("apps/v1", "Deployment", "web"));
+        fill(
+            text,
+            &Context {
+                settings: &settings,
+                mesh: &mesh,
+                wishes: &wishes,
+                pod: &pod,
+                origin: &origin,
+                workload: &workload,
+            },
+        )
     }
 
     #[test]

@@ -7,8 +7,8 @@ use mesh_proto::names::port;
 
 use super::container::End;
 use super::{Context, container};
-use crate::inject::wishes::Capture;
 use crate::inject::REDIRECT;
+use crate::inject::wishes::Capture;
 
 /// How long a held application waits for the proxy, in seconds.
 const HOLD_SECONDS: &str = "60";
