@@ -79,14 +79,18 @@ fn line(text: &mut String, value: &Value) {
     text.push('\n');
 }
 
-/// A text without marks where nobody can take it for something else, else as JSON writes it, which is YAML.
+/// A text without marks where nobody can take it for something else, else in single ones, in which nothing has a meaning; what has no place on one
+/// line is written as JSON writes it, which is YAML.
 fn scalar(value: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/' | b':');
     let first = value.bytes().next().is_some_and(|byte| byte.is_ascii_alphabetic() || byte == b'/');
     let reserved = RESERVED.contains(&value.to_ascii_lowercase().as_str());
-    match first && value.bytes().all(plain) && !value.ends_with(':') && !reserved {
-        true => value.to_owned(),
-        false => Value::from(value).to_string(),
+    if first && value.bytes().all(plain) && !value.ends_with(':') && !reserved {
+        value.to_owned()
+    } else if value.chars().all(|one| !one.is_control() && !matches!(one, '\u{feff}' | '\u{2028}' | '\u{2029}')) {
+        format!("'{}'", value.replace('\'', "''"))
+    } else {
+        Value::from(value).to_string()
     }
 }
 
@@ -100,18 +104,13 @@ mod tests {
     #[test]
     fn texts_stay_texts_in_every_version_of_yaml() {
         for (value, expected) in [
-            (json!({"a": "yes", "b": "Off", "y": "n"}), "a: \"yes\"\nb: \"Off\"\n\"y\": \"n\"\n"),
+            (json!({"a": "yes", "b": "Off", "y": "n"}), "a: 'yes'\nb: 'Off'\n'y': 'n'\n"),
+            (json!(["1_000", "0755", ".5", "1e3", "12:30:45"]), "- '1_000'\n- '0755'\n- '.5'\n- '1e3'\n- '12:30:45'\n"),
+            (json!(["", "~", "a: b", "it's #1", " x "]), "- ''\n- '~'\n- 'a: b'\n- 'it''s #1'\n- ' x '\n"),
+            (json!(["x\ny", "a:", "\t", "é"]), "- \"x\\ny\"\n- 'a:'\n- \"\\t\"\n- 'é'\n"),
             (
-                json!({"a": "1_000", "b": "0755", "c": ".5", "d": "1e3", "e": "12:30:45"}),
-                "a: \"1_000\"\nb: \"0755\"\nc: \".5\"\nd: \"1e3\"\ne: \"12:30:45\"\n",
-            ),
-            (
-                json!({"a": "", "b": "~", "c": "a: b", "d": "x\ny", "e": "a:"}),
-                "a: \"\"\nb: \"~\"\nc: \"a: b\"\nd: \"x\\ny\"\ne: \"a:\"\n",
-            ),
-            (
-                json!({"image": "a.b/c:1", "p": "/x/y", "n": 1, "t": true, "z": null}),
-                "image: a.b/c:1\n\"n\": 1\np: /x/y\nt: true\nz: null\n",
+                json!({"image": "a.b/c:1", "p": "/x/y", "size": 1, "t": true, "z": null}),
+                "image: a.b/c:1\np: /x/y\nsize: 1\nt: true\nz: null\n",
             ),
             (
                 json!({"a": [], "b": {}, "c": [{"d": 1, "e": [2, 3]}, "f", [4]]}),
