@@ -34,7 +34,8 @@ use crate::push::knowledge::Known;
 use crate::push::{Debounce, Published};
 use crate::source::{FileSource, KubeSettings, KubeSource, Merge, Update, kube};
 use crate::status::{self, Judged};
-use crate::validate::Finding;
+use crate::validate::{Finding, admission};
+use crate::webhook::{self, Injector, Own, ca_bundle};
 use crate::xds::auth::Authenticator;
 use crate::xds::connection::Streams;
 use crate::xds::server::{Discovery, MAX_REQUEST, Shared};
@@ -78,6 +79,21 @@ pub struct Settings {
     pub serving_hosts: Vec<String>,
     /// Whether this replica may write to the cluster, when it is the one that leads: the status of objects, and the mesh's roots.
     pub writes: bool,
+    /// What the API server calls; absent without Kubernetes.
+    pub webhooks: Option<Webhooks>,
+}
+
+/// The webhooks that a control plane serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Webhooks {
+    /// Where; a free port of the loopback address if absent.
+    pub addr: Option<SocketAddr>,
+    /// Settings of injection in YAML, followed.
+    pub injection: Option<PathBuf>,
+    /// Revision of this control plane.
+    pub revision: String,
+    /// Its namespace.
+    pub namespace: String,
 }
 
 /// Where the authority's key comes from.
@@ -112,6 +128,7 @@ impl Default for Settings {
             push_throttle: None,
             serving_hosts: Vec::new(),
             writes: true,
+            webhooks: None,
         }
     }
 }
@@ -122,6 +139,7 @@ pub struct ControlPlane {
     grpc: SocketAddr,
     secure: SocketAddr,
     monitoring: SocketAddr,
+    webhooks: Option<SocketAddr>,
     authority: AuthorityHandle,
     tokens: TokenKey,
     findings: Arc<ArcSwap<Vec<Finding>>>,
@@ -192,6 +210,28 @@ impl ControlPlane {
         let grpc = bind(settings.grpc_addr).await?;
         let secure = bind(settings.secure_grpc_addr).await?;
         let monitoring = bind(settings.monitoring_addr).await?;
+        let webhooks = match &settings.webhooks {
+            Some(wanted) => {
+                let own = Own {
+                    revision: wanted.revision.clone(),
+                    namespace: wanted.namespace.clone(),
+                    domain: settings.domain.clone(),
+                };
+                let injector = Injector::start(wanted.injection.clone(), own, shown.clone(), stop.clone())?;
+                let judge = admission::Settings { revision: wanted.revision.clone() };
+                let routes = webhook::injection(injector).merge(webhook::validation(judge));
+                let listener = bind(wanted.addr).await?;
+                let address = listener.local_addr()?;
+                if let Some(client) = client.clone().filter(|_| settings.writes) {
+                    let revision = wanted.revision.clone();
+                    tasks.spawn(ca_bundle::run(client, authority.clone(), revision, stop.clone()));
+                }
+                let (tls, stop) = (tls.clone(), stop.clone());
+                tasks.spawn(async move { webhook::serve(listener, &tls, routes, stop).await });
+                Some(address)
+            }
+            None => None,
+        };
         let findings = Arc::new(ArcSwap::from_pointee(Vec::new()));
         let files = match &settings.config_dirs[..] {
             [] => None,
@@ -218,6 +258,7 @@ impl ControlPlane {
             grpc: grpc.local_addr()?,
             secure: secure.local_addr()?,
             monitoring: monitoring.local_addr()?,
+            webhooks,
             authority,
             tokens,
             findings: findings.clone(),
@@ -250,6 +291,11 @@ impl ControlPlane {
     /// Where metrics and debug pages are served.
     pub fn monitoring_addr(&self) -> SocketAddr {
         self.monitoring
+    }
+
+    /// Where webhooks are served, if they are.
+    pub fn webhook_addr(&self) -> Option<SocketAddr> {
+        self.webhooks
     }
 
     /// A token by which a workload may ask for its certificate and configuration.

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use mesh_proto::names::port;
+use mesh_proto::names::{ROOT_NAMESPACE, port};
 
-use crate::app::{CaSettings, Settings};
+use crate::app::{CaSettings, Settings, Webhooks};
 use crate::push::Debounce;
 use crate::source::KubeSettings;
 
@@ -46,6 +46,18 @@ pub struct Run {
     /// Metrics, version, debug pages.
     #[arg(long, value_name = "ADDR", default_value_t = any(port::MONITORING))]
     monitoring_addr: SocketAddr,
+    /// The webhooks that the API server calls, over TLS; without it there are none.
+    #[arg(long, alias = "httpsAddr", value_name = "ADDR", num_args = 0..=1, default_missing_value = "[::]:15017", value_parser = address)]
+    webhook_addr: Option<SocketAddr>,
+    /// Settings of sidecar injection in YAML, followed.
+    #[arg(long, value_name = "FILE", requires = "webhook_addr")]
+    injection_settings: Option<PathBuf>,
+    /// Revision of this control plane.
+    #[arg(long, env = "REVISION", value_name = "NAME", default_value = "default")]
+    revision: String,
+    /// Namespace of this control plane.
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME", default_value = ROOT_NAMESPACE)]
+    namespace: String,
     /// DNS domain of Kubernetes services.
     #[arg(long, default_value = "cluster.local")]
     domain: String,
@@ -71,6 +83,12 @@ pub struct Run {
     /// How many streams may make resources at a time; by default as many as there are processors.
     #[arg(long, value_name = "N", env = "PILOT_PUSH_THROTTLE")]
     push_throttle: Option<usize>,
+}
+
+/// An address, or `:PORT` on every one of them, as Istio's flags have it.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let everywhere = text.strip_prefix(':').map(|port| format!("[::]:{port}"));
+    everywhere.as_deref().unwrap_or(text).parse().map_err(|error: std::net::AddrParseError| error.to_string())
 }
 
 fn any(port: u16) -> SocketAddr {
@@ -111,6 +129,12 @@ impl Run {
             push_throttle: self.push_throttle,
             serving_hosts: self.serving_hosts,
             writes: !self.read_only,
+            webhooks: self.webhook_addr.map(|addr| Webhooks {
+                addr: Some(addr),
+                injection: self.injection_settings,
+                revision: self.revision,
+                namespace: self.namespace,
+            }),
         })
     }
 }
@@ -135,12 +159,27 @@ mod tests {
     }
 
     #[test]
+    fn webhooks_are_served_where_they_are_wanted() {
+        assert_eq!(run(&[]).unwrap().webhooks, None);
+        for (args, address) in [
+            (&["--webhook-addr"][..], "[::]:15017"),
+            (&["--httpsAddr", ":15018"], "[::]:15018"),
+            (&["--webhook-addr=127.0.0.1:1", "--revision", "canary"], "127.0.0.1:1"),
+        ] {
+            let webhooks = run(args).unwrap().webhooks.unwrap();
+            assert_eq!(webhooks.addr, Some(address.parse().unwrap()), "{args:?}");
+            assert_eq!(webhooks.revision, if args.len() == 3 { "canary" } else { "default" });
+        }
+    }
+
+    #[test]
     fn what_cannot_be_had_is_refused() {
         for (args, reason) in [
             (&["--kubeconfig", "/does/not/exist"][..], "no such file"),
             (&["--config-dir", "/does/not/exist"], "no such file or directory"),
             (&["--ca-dir", "a", "--plugged-in-ca-dir", "b"], "cannot be used with"),
             (&["--grpc-addr", "15010"], "invalid socket address"),
+            (&["--injection-settings", "a"], "--webhook-addr"),
         ] {
             let error = run(args).unwrap_err().to_string();
             assert!(error.contains(reason), "{error}");

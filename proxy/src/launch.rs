@@ -25,12 +25,13 @@ pub fn main(work: impl Future<Output = Result<()>>) -> ExitCode {
     }
 }
 
-/// Runs a proxy until a signal or `/quitquitquit`, then drains it; a second signal cuts what is left.
+/// Runs a proxy until a signal or `/quitquitquit`, then lets it leave and drains it; one more signal ends each of these steps.
 pub async fn run(run: Run, role: Role) -> Result<()> {
     logging::init(&run.log_level, run.log_format).map_err(anyhow::Error::msg).context("--log-level")?;
     let bootstrap = read(&run, role)?;
     bootstrap.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     let patience = bootstrap.drain;
+    let minimum = run.minimum_drain_time;
     let workers = run.workers.or(bootstrap.workers).unwrap_or(0);
     // Before anything is served, so that no signal ends what is under way without a drain.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
@@ -45,6 +46,15 @@ pub async fn run(run: Run, role: Role) -> Result<()> {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         () = proxy.quit_requested() => {}
+    }
+    if !minimum.is_zero() {
+        tracing::info!(seconds = minimum.as_secs(), "leaving; a second signal drains at once");
+        proxy.leave();
+        tokio::select! {
+            () = tokio::time::sleep(minimum) => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
     }
     tracing::info!(seconds = patience.as_secs(), "draining; a second signal ends at once");
     tokio::select! {

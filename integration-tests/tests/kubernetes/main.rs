@@ -7,6 +7,7 @@
 mod crds;
 mod gate;
 mod identity;
+mod injection;
 mod install;
 mod plane;
 mod server;
