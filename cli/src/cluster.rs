@@ -108,7 +108,8 @@ impl Cluster {
                 anyhow!("the API server at {} does not know you: {}; log in again", self.address, status.message)
             }
             kube::Error::Api(status) => anyhow!("{object}: cannot {verb} it: {}", status.message),
-            other => anyhow!(other).context(format!("{object}: cannot {verb} it: no answer of the API server at {}", self.address)),
+            other => anyhow!(other)
+                .context(format!("{object}: cannot {verb} it: no answer of the API server at {}", self.address)),
         }
     }
 }

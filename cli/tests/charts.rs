@@ -168,7 +168,8 @@ fn helm_refuses_the_same_values() {
 #[test]
 fn helm_finds_no_fault() {
     for chart in ["base", "controlplane", "gateway"] {
-        let output = Command::new(helm()).args(["lint", "--strict"]).arg(deploy(&format!("charts/{chart}"))).output().unwrap();
+        let output =
+            Command::new(helm()).args(["lint", "--strict"]).arg(deploy(&format!("charts/{chart}"))).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
 }

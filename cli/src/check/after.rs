@@ -26,7 +26,13 @@ pub async fn look(cluster: &Cluster, inventories: &[Inventory]) -> Result<Vec<Fi
     let mut ids: Vec<Id> = tags(cluster).await?.into_iter().map(|tag| tag.id).collect();
     for inventory in inventories {
         findings.push(version(inventory));
-        ids.extend(inventory.objects.iter().filter(|id| id.kind().is_some_and(|kind| kind.stage != Stage::Definitions)).cloned());
+        ids.extend(
+            inventory
+                .objects
+                .iter()
+                .filter(|id| id.kind().is_some_and(|kind| kind.stage != Stage::Definitions))
+                .cloned(),
+        );
     }
     let ids: BTreeSet<Id> = ids.into_iter().collect();
     let objects = try_join_all(ids.iter().map(|id| async move { anyhow::Ok((id, cluster.get(id).await?)) })).await?;
@@ -61,7 +67,10 @@ fn version(inventory: &Inventory) -> Finding {
     }
     Finding::warning(
         subject,
-        format!("installed by version {}, and this is version {own}: `meshctl upgrade` brings it here", inventory.version),
+        format!(
+            "installed by version {}, and this is version {own}: `meshctl upgrade` brings it here",
+            inventory.version
+        ),
     )
 }
 
@@ -74,16 +83,22 @@ async fn workload(cluster: &Cluster, id: &Id, object: &DynamicObject) -> Result<
 /// Whether the API server can call a webhook: somebody answers, by a certificate that it trusts.
 async fn webhooks(cluster: &Cluster, id: &Id, object: &DynamicObject) -> Result<Vec<Finding>> {
     if let Some(reason) = wait::missing(object) {
-        let message = format!("{reason}, so that the API server cannot call it; the control plane writes it when it runs and may");
+        let message = format!(
+            "{reason}, so that the API server cannot call it; the control plane writes it when it runs and may"
+        );
         return Ok(vec![Finding::error(id, message)]);
     }
     let mut findings = Vec::new();
     let all = object.data.get("webhooks").and_then(Value::as_array).into_iter().flatten();
-    let bundles: BTreeSet<&str> = all.clone().filter_map(|webhook| webhook.pointer("/clientConfig/caBundle")?.as_str()).collect();
+    let bundles: BTreeSet<&str> =
+        all.clone().filter_map(|webhook| webhook.pointer("/clientConfig/caBundle")?.as_str()).collect();
     for bundle in bundles {
         findings.push(match STANDARD.decode(bundle) {
             Ok(pem) => certificates::judge(&format!("{id}: CA bundle"), &pem, Timestamp::now()),
-            Err(_) => Finding::error(id, "its CA bundle is no base64; the control plane writes a good one when it is taken out"),
+            Err(_) => Finding::error(
+                id,
+                "its CA bundle is no base64; the control plane writes a good one when it is taken out",
+            ),
         });
     }
     let services: BTreeSet<(&str, &str)> = all
@@ -97,7 +112,9 @@ async fn webhooks(cluster: &Cluster, id: &Id, object: &DynamicObject) -> Result<
         let list = api.list(&ListParams::default().labels(&format!("kubernetes.io/service-name={service}"))).await;
         let list = list.map_err(|error| cluster.explain("list", &format!("EndpointSlices of {namespace}"), error))?;
         let ready = list.items.iter().flat_map(|slice| slice.endpoints.iter().flatten());
-        let ready = ready.filter(|one| one.conditions.as_ref().is_none_or(|conditions| conditions.ready != Some(false))).count();
+        let ready = ready
+            .filter(|one| one.conditions.as_ref().is_none_or(|conditions| conditions.ready != Some(false)))
+            .count();
         findings.push(match ready {
             0 => Finding::error(
                 id,
@@ -136,7 +153,8 @@ async fn secrets(cluster: &Cluster, namespace: &str) -> Result<Vec<Finding>> {
     }
     let api: Api<ConfigMap> = Api::namespaced(cluster.client.clone(), namespace);
     let roots = api.get_opt("istio-ca-root-cert").await;
-    let roots = roots.map_err(|error| cluster.explain("get", &format!("ConfigMap {namespace}/istio-ca-root-cert"), error))?;
+    let roots =
+        roots.map_err(|error| cluster.explain("get", &format!("ConfigMap {namespace}/istio-ca-root-cert"), error))?;
     if let Some(pem) = roots.and_then(|roots| roots.data?.remove("root-cert.pem")) {
         let subject = format!("ConfigMap {namespace}/istio-ca-root-cert");
         findings.push(certificates::judge(&subject, pem.as_bytes(), now));

@@ -24,10 +24,12 @@ pub async fn look(cluster: &Cluster, namespace: &str) -> Result<Vec<Finding>> {
     let needed = permissions::needed(&manifest.ids(), apply::VERBS, namespace);
     let lacking = permissions::lacking(cluster, &needed).await?;
     if lacking.is_empty() {
-        findings.push(Finding::ok("rights", format!("you may do all {} things that an installation does", needed.len())));
+        findings
+            .push(Finding::ok("rights", format!("you may do all {} things that an installation does", needed.len())));
     }
     for permission in lacking {
-        findings.push(Finding::error("rights", format!("you may not {permission}; ask whoever administers the cluster")));
+        findings
+            .push(Finding::error("rights", format!("you may not {permission}; ask whoever administers the cluster")));
     }
     let found = apply::look(cluster, &manifest).await?;
     findings.push(match apply::foreign(&manifest, &found) {
@@ -56,7 +58,9 @@ fn rival(configuration: &MutatingWebhookConfiguration) -> Option<Finding> {
     let selectors = configuration.webhooks.iter().flatten().filter_map(|webhook| webhook.namespace_selector.as_ref());
     let mut expressions = selectors.flat_map(|selector| selector.match_expressions.iter().flatten());
     let asks = expressions.any(|one| {
-        one.key == "istio-injection" && one.operator == "In" && one.values.iter().flatten().any(|value| value == "enabled")
+        one.key == "istio-injection"
+            && one.operator == "In"
+            && one.values.iter().flatten().any(|value| value == "enabled")
     });
     let name = configuration.metadata.name.as_deref().unwrap_or_default();
     asks.then(|| {
@@ -77,7 +81,9 @@ mod tests {
 
     #[test]
     fn another_mesh_is_found_by_whom_it_injects() {
-        for (manager, operator, found) in [("Helm", "In", true), ("meshctl", "In", false), ("Helm", "DoesNotExist", false)] {
+        for (manager, operator, found) in
+            [("Helm", "In", true), ("meshctl", "In", false), ("Helm", "DoesNotExist", false)]
+        {
             let configuration = json!({"metadata": {"name": "a", "labels": {"app.kubernetes.io/managed-by": manager}}, "webhooks": [
                 {"name": "w", "sideEffects": "None", "admissionReviewVersions": ["v1"], "clientConfig": {},
                  "namespaceSelector": {"matchExpressions": [{"key": "istio-injection", "operator": operator, "values": ["enabled"]}]}}]});

@@ -41,7 +41,10 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let (token, ca) = token(&cluster, namespace, &args.service_account).await?;
     let server = args.server.as_deref().unwrap_or(&cluster.address);
     let secret = secret(&args.name, namespace, server, &token, &ca)?;
-    anstream::print!("# Apply this to the other clusters: it lets their control planes read cluster {}.\n{secret}", args.name);
+    anstream::print!(
+        "# Apply this to the other clusters: it lets their control planes read cluster {}.\n{secret}",
+        args.name
+    );
     Ok(ExitCode::SUCCESS)
 }
 

@@ -171,10 +171,7 @@ fn injector(revision: &str, namespace: &str) -> Id {
 /// The values that the revision was installed with; those of its chart, if another tool installed it.
 fn installation(installed: &[Inventory], revision: &str, namespace: &str) -> Result<Installation> {
     let said = installed.iter().find(|inventory| inventory.revision == revision);
-    let wishes = Wishes {
-        revision: (revision != DEFAULT_REVISION).then(|| revision.to_owned()),
-        ..Wishes::default()
-    };
+    let wishes = Wishes { revision: (revision != DEFAULT_REVISION).then(|| revision.to_owned()), ..Wishes::default() };
     wishes.installation(said.map_or(&Value::Null, |inventory| &inventory.said), namespace)
 }
 
@@ -228,7 +225,11 @@ async fn remove(args: Remove) -> Result<()> {
     let namespaces = namespaces.list(&ListParams::default()).await;
     let users = users(&namespaces.map_err(|error| cluster.explain("list", "namespaces", error))?.items, &tag.name);
     if !users.is_empty() {
-        let question = format!("Namespaces {} use tag {}; their new pods will have no proxy. Remove it?", users.join(", "), tag.name);
+        let question = format!(
+            "Namespaces {} use tag {}; their new pods will have no proxy. Remove it?",
+            users.join(", "),
+            tag.name
+        );
         confirm(&question, args.yes)?;
     }
     cluster.delete(&tag.id, false).await?;
@@ -260,7 +261,9 @@ mod tests {
 
     #[test]
     fn names_are_labels() {
-        for (name, good) in [("prod", true), ("1-24", true), ("", false), ("-a", false), ("Prod", false), ("a.b", false)] {
+        for (name, good) in
+            [("prod", true), ("1-24", true), ("", false), ("-a", false), ("Prod", false), ("a.b", false)]
+        {
             assert_eq!(is_label(name), good, "{name}");
         }
         assert_eq!(injector("canary", "mesh").name, "istio-sidecar-injector-canary-mesh");

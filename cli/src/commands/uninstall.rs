@@ -37,8 +37,15 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         anstream::println!("{}", table(&["CHANGE", "OBJECT"], rows));
         return Ok(ExitCode::SUCCESS);
     }
-    let what = if args.purge { "everything of the mesh, its configuration included" } else { "the control plane and its gateways" };
-    confirm(&format!("Remove {what} from the cluster {} ({} objects)?", cluster.address, removal.objects.len()), args.yes)?;
+    let what = if args.purge {
+        "everything of the mesh, its configuration included"
+    } else {
+        "the control plane and its gateways"
+    };
+    confirm(
+        &format!("Remove {what} from the cluster {} ({} objects)?", cluster.address, removal.objects.len()),
+        args.yes,
+    )?;
     removal.run(&cluster).await?;
     if !args.purge {
         anstream::eprintln!("{FAINT}custom resources and the namespace stay; --purge removes them too{FAINT:#}");

@@ -205,7 +205,9 @@ impl Plan {
             for object in &objects {
                 progress.now(&object.id);
                 let after = cluster.apply(&object.id, &object.body, false).await?;
-                counts.count(self.change(object, &after, |a, b| a.metadata.resource_version == b.metadata.resource_version));
+                counts.count(
+                    self.change(object, &after, |a, b| a.metadata.resource_version == b.metadata.resource_version),
+                );
                 progress.step();
             }
             // Without the definitions established nothing else can be done; all other waits are for the user's comfort.
@@ -299,7 +301,8 @@ async fn default_revision(cluster: &Cluster, revision: &str, others: &[Inventory
 
 /// The objects of a manifest that are there.
 pub async fn look(cluster: &Cluster, manifest: &Manifest) -> Result<HashMap<Id, DynamicObject>> {
-    let looks = manifest.objects().map(|object| async { anyhow::Ok((object.id.clone(), cluster.get(&object.id).await?)) });
+    let looks =
+        manifest.objects().map(|object| async { anyhow::Ok((object.id.clone(), cluster.get(&object.id).await?)) });
     let found = try_join_all(looks).await?;
     Ok(found.into_iter().filter_map(|(id, object)| Some((id, object?))).collect())
 }

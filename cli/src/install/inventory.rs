@@ -59,7 +59,13 @@ impl Inventory {
         let required = |name: &'static str| field(name).with_context(|| format!("data.{name} is missing"));
         let read = || -> Result<Self> {
             Ok(Self {
-                revision: map.metadata.labels.as_ref().and_then(|labels| labels.get(LABEL)).cloned().unwrap_or_default(),
+                revision: map
+                    .metadata
+                    .labels
+                    .as_ref()
+                    .and_then(|labels| labels.get(LABEL))
+                    .cloned()
+                    .unwrap_or_default(),
                 namespace: map.metadata.namespace.clone().unwrap_or_default(),
                 version: required("version")?.clone(),
                 said: yaml_serde::from_str(required("values")?).context("data.values")?,

@@ -27,8 +27,7 @@ impl Manifest {
         let release = |name| Release { name, namespace, service: MANAGER };
         let base = json!({"defaultRevision": default_revision});
         let mut control_plane = Chart::embedded("base")?.render(&release("istio-base"), &base)?;
-        control_plane
-            .extend(Chart::embedded("controlplane")?.render(&release("istiod"), &installation.control_plane)?);
+        control_plane.extend(Chart::embedded("controlplane")?.render(&release("istiod"), &installation.control_plane)?);
         control_plane.sort_by_key(Object::order);
         let mut gateways = Vec::new();
         let chart = Chart::embedded("gateway")?;
@@ -148,7 +147,10 @@ mod tests {
         let installation = Wishes { revision: Some("canary".to_owned()), ..Wishes::default() };
         let installation = installation.installation(&Value::Null, "istio-system").unwrap();
         let object = tag(&installation, "prod").unwrap().unwrap();
-        assert_eq!((object.id.name.as_str(), object.label(REVISION_LABEL)), ("istio-revision-tag-prod", Some("canary")));
+        assert_eq!(
+            (object.id.name.as_str(), object.label(REVISION_LABEL)),
+            ("istio-revision-tag-prod", Some("canary"))
+        );
         let service = object.body.pointer("/webhooks/0/clientConfig/service/name");
         assert_eq!(service.and_then(Value::as_str), Some("istiod-canary"));
         assert_eq!(object.body["webhooks"].as_array().unwrap().len(), 2);

@@ -23,8 +23,7 @@ pub enum Stage {
 
 impl Stage {
     /// All, in order.
-    pub const ALL: [Self; 5] =
-        [Self::Definitions, Self::Rights, Self::Settings, Self::Workloads, Self::Webhooks];
+    pub const ALL: [Self; 5] = [Self::Definitions, Self::Rights, Self::Settings, Self::Workloads, Self::Webhooks];
 }
 
 impl fmt::Display for Stage {
@@ -121,7 +120,8 @@ impl Id {
     /// How the API server addresses its kind.
     pub fn resource(&self) -> ApiResource {
         let (group, version) = self.api_version.split_once('/').unwrap_or(("", &self.api_version));
-        let plural = self.kind().map_or_else(|| format!("{}s", self.kind.to_lowercase()), |kind| kind.plural.to_owned());
+        let plural =
+            self.kind().map_or_else(|| format!("{}s", self.kind.to_lowercase()), |kind| kind.plural.to_owned());
         ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, &self.kind), &plural)
     }
 }
@@ -145,7 +145,8 @@ impl Object {
         let kind = text("/kind").ok_or("an object without kind")?;
         let name = text("/metadata/name").ok_or_else(|| format!("a {kind} without metadata.name"))?;
         let id = Id { api_version, kind, namespace: text("/metadata/namespace"), name };
-        let known = id.kind().ok_or_else(|| format!("{id}: objects of this kind are not installed by charts of ours"))?;
+        let known =
+            id.kind().ok_or_else(|| format!("{id}: objects of this kind are not installed by charts of ours"))?;
         if known.namespaced != id.namespace.is_some() {
             return Err(format!("{id}: {}", if known.namespaced { "lacks a namespace" } else { "has a namespace" }));
         }

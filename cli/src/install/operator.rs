@@ -100,7 +100,10 @@ mod tests {
             ("{addons: {}}", "spec.addons: has no meaning here"),
             ("{components: {ztunnel: {enabled: true}}}", "spec.components.ztunnel: there is no such component"),
             ("{components: {pilot: {k8s: {replicaCount: 2}}}}", "spec.components.pilot: only `enabled: true`"),
-            ("{components: {ingressGateways: [{enabled: true}]}}", "spec.components.ingressGateways[0].name: is missing"),
+            (
+                "{components: {ingressGateways: [{enabled: true}]}}",
+                "spec.components.ingressGateways[0].name: is missing",
+            ),
             ("{components: {egressGateways: [{name: e, k8s: {}}]}}", "say it in spec.values.gateways.e"),
         ] {
             let error = read(spec).unwrap_err().to_string();

@@ -80,13 +80,17 @@ impl Removal {
 fn choose(all: Vec<Inventory>, namespace: &str, revision: Option<&str>) -> Result<(Vec<Inventory>, Vec<Inventory>)> {
     let names: Vec<String> = all.iter().map(|inventory| inventory.revision.clone()).collect();
     let revision = match (revision, &names[..]) {
-        (_, []) => bail!("nothing is installed in namespace {namespace} by meshctl; --istio-namespace names another one"),
+        (_, []) => {
+            bail!("nothing is installed in namespace {namespace} by meshctl; --istio-namespace names another one")
+        }
         (Some(revision), _) if !names.iter().any(|name| name == revision) => {
             bail!("--revision {revision}: is not installed in namespace {namespace}; there are {}", names.join(", "))
         }
         (Some(revision), _) => revision.to_owned(),
         (None, [one]) => one.clone(),
-        (None, _) => bail!("say which one goes with --revision NAME, or all with --purge; there are {}", names.join(", ")),
+        (None, _) => {
+            bail!("say which one goes with --revision NAME, or all with --purge; there are {}", names.join(", "))
+        }
     };
     Ok(all.into_iter().partition(|inventory| inventory.revision == revision))
 }

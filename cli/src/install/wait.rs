@@ -19,7 +19,8 @@ pub async fn ready(cluster: &Cluster, ids: &[Id], deadline: Instant, progress: &
     for id in ids {
         loop {
             let object = cluster.get(id).await?;
-            let Some(reason) = object.as_ref().map_or_else(|| Some("does not exist any more".to_owned()), missing) else {
+            let Some(reason) = object.as_ref().map_or_else(|| Some("does not exist any more".to_owned()), missing)
+            else {
                 break;
             };
             progress.now(format!("{id}: {reason}"));
@@ -115,7 +116,8 @@ pub fn trouble(pod: &Pod) -> Option<String> {
         let message = waiting.message.as_deref().map_or(String::new(), |message| format!(" ({message})"));
         Some(format!("container {}: {reason}{message}", container.name))
     });
-    let unscheduled = conditions.iter().filter(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+    let unscheduled =
+        conditions.iter().filter(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
     let unscheduled = unscheduled.filter_map(|condition| condition.message.clone());
     let reasons: Vec<String> = waiting.chain(unscheduled).collect();
     let phase = status.phase.as_deref().unwrap_or("Unknown");
@@ -137,7 +139,10 @@ mod tests {
                 json!({"kind": "CustomResourceDefinition", "metadata": {}, "status": {"conditions": [{"type": "Established", "status": "True"}]}}),
                 None,
             ),
-            (json!({"kind": "Deployment", "metadata": {"generation": 2}, "status": {"observedGeneration": 1}}), Some("not been seen")),
+            (
+                json!({"kind": "Deployment", "metadata": {"generation": 2}, "status": {"observedGeneration": 1}}),
+                Some("not been seen"),
+            ),
             (
                 json!({"kind": "Deployment", "metadata": {"generation": 1}, "spec": {"replicas": 2},
                     "status": {"observedGeneration": 1, "updatedReplicas": 2, "availableReplicas": 1, "replicas": 2}}),
@@ -169,9 +174,11 @@ mod tests {
 
     #[test]
     fn a_pod_says_what_keeps_it() {
-        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "a"}, "status": {"phase": "Pending", "containerStatuses": [
+        let pod: Pod = serde_json::from_value(
+            json!({"metadata": {"name": "a"}, "status": {"phase": "Pending", "containerStatuses": [
             {"name": "c", "image": "", "imageID": "", "ready": false, "restartCount": 0,
-             "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}]}}))
+             "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}]}}),
+        )
         .unwrap();
         assert_eq!(trouble(&pod).unwrap(), "pod a: container c: ImagePullBackOff (no such image)");
     }

@@ -39,7 +39,8 @@ async fn objects(server: &ApiServer) -> BTreeMap<String, Value> {
     items
         .filter(|item| item["metadata"]["deletionTimestamp"].is_null())
         .map(|item| {
-            let key = format!("{} {}/{}", item["kind"].as_str().unwrap(), text(&item, "namespace"), text(&item, "name"));
+            let key =
+                format!("{} {}/{}", item["kind"].as_str().unwrap(), text(&item, "namespace"), text(&item, "name"));
             (key, item)
         })
         .collect()
@@ -86,14 +87,20 @@ async fn a_mesh_comes_changes_and_goes() {
     let gone: Vec<&str> = installed.keys().filter(|key| !upgraded.contains_key(*key)).map(String::as_str).collect();
     assert!(gone.len() == 5 && gone.iter().all(|key| key.ends_with("istio-system/istio-egressgateway")), "{gone:?}");
     assert_eq!(upgraded["Deployment istio-system/istiod"]["spec"]["replicas"], 3);
-    assert_eq!(upgraded["ConfigMap istio-system/istio"]["data"]["mesh"].as_str().unwrap().matches("/dev/stdout").count(), 1);
+    assert_eq!(
+        upgraded["ConfigMap istio-system/istio"]["data"]["mesh"].as_str().unwrap().matches("/dev/stdout").count(),
+        1
+    );
 
     meshctl(kubeconfig, "uninstall -y").await.unwrap();
     let rest = objects(&server).await;
     let stays = |key: &&String| key.starts_with("CustomResourceDefinition ") || *key == "Namespace /istio-system";
     let left: Vec<&String> = rest.keys().filter(|key| !before.contains_key(*key) && !stays(key)).collect();
     assert!(left.is_empty(), "{left:?}");
-    assert!(rest.contains_key("Namespace /istio-system") && rest.keys().any(|key| key.starts_with("CustomResourceDefinition ")));
+    assert!(
+        rest.contains_key("Namespace /istio-system")
+            && rest.keys().any(|key| key.starts_with("CustomResourceDefinition "))
+    );
 
     meshctl(kubeconfig, "install --set profile=minimal --wait=false -y").await.unwrap();
     meshctl(kubeconfig, "uninstall --purge -y").await.unwrap();
@@ -116,7 +123,8 @@ async fn two_revisions_stand_beside_each_other() {
     for (key, object) in &first {
         assert_eq!(versions(&both)[key.as_str()], &object["metadata"]["resourceVersion"], "{key} is not the canary's");
     }
-    for key in ["Deployment istio-system/istiod-canary", "MutatingWebhookConfiguration /istio-sidecar-injector-canary"] {
+    for key in ["Deployment istio-system/istiod-canary", "MutatingWebhookConfiguration /istio-sidecar-injector-canary"]
+    {
         assert!(both.contains_key(key), "{key}");
     }
 
@@ -170,11 +178,7 @@ async fn nothing_is_written_without_a_yes_or_a_right() {
 
     let token = server.service_account_token("users", "nobody", ISSUER).await.unwrap();
     let nobody = server.kubeconfig_of("nobody", &token).unwrap();
-    server
-        .kubectl(&["create", "clusterrole", "looks", "--verb=get,list", "--resource=*.*"], "")
-        .await
-        .unwrap()
-        .ok();
+    server.kubectl(&["create", "clusterrole", "looks", "--verb=get,list", "--resource=*.*"], "").await.unwrap().ok();
     let binding = ["create", "clusterrolebinding", "looks", "--clusterrole=looks", "--serviceaccount=users:nobody"];
     server.kubectl(&binding, "").await.unwrap().ok();
     let error = fails(&nobody, "install --wait=false -y").await;
