@@ -96,9 +96,11 @@ fn fill(root: &Path, version: &str) -> Result<()> {
     fs::write(root.join("kind/version"), version)?;
     let node = recipes().join("node");
     fs::copy(node.join("default-storage.yaml"), root.join("kind/manifests/default-storage.yaml"))?;
-    let setup = fs::read_to_string(node.join("setup.sh"))?;
+    for script in ["setup.sh", "preload.sh"] {
+        fs::copy(node.join(script), root.join("kind").join(script))?;
+    }
     let (repository, pause) = (format!("REPOSITORY={REPOSITORY}"), format!("PAUSE={PAUSE}"));
-    process::run("chroot", &[&text(root), "env", &repository, &pause, "sh", "-c", &setup])
+    process::run("chroot", &[&text(root), "env", &repository, &pause, "sh", "/kind/setup.sh"])
 }
 
 /// The control plane's images, one static program each, in a file that containerd can import.
@@ -154,8 +156,7 @@ fn commit(image: &str, root: &Path, images: &Path) -> Result<()> {
     let name = container.0.as_str();
     process::run("docker", &["run", "-d", "--privileged", "--name", name, "--entrypoint", "sleep", &base, "infinity"])?;
     process::run("docker", &["cp", &text(images), &format!("{name}:/images.tar")])?;
-    let preload = fs::read_to_string(recipes().join("node/preload.sh"))?;
-    process::run("docker", &["exec", name, "sh", "-c", &preload])?;
+    process::run("docker", &["exec", name, "sh", "/kind/preload.sh"])?;
     let entry = r#"ENTRYPOINT ["/usr/local/bin/entrypoint","/sbin/init"]"#;
     process::run("docker", &["commit", "--change", entry, "--change", "ENV container=docker", name, image])?;
     drop(container);

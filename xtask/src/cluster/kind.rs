@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::json;
@@ -12,6 +12,9 @@ use crate::process;
 
 /// Where pods get their addresses on a node: a bridge-less pair of interfaces, as kind's own network makes them.
 const NETWORK: &str = "/etc/cni/net.d/10-kind.conflist";
+/// Longest wait for what a new cluster says of its nodes.
+const DEADLINE: Duration = Duration::from_secs(120);
+const LOOK: Duration = Duration::from_millis(300);
 
 /// Makes a cluster and returns its kubeconfig's path.
 ///
@@ -42,7 +45,8 @@ pub fn up(name: &str, workers: usize, nodes: Option<Nodes>) -> Result<PathBuf> {
     if let Err(error) = made {
         // What is left of it would be in the way of the next.
         let _ = down(name);
-        return Err(error.context(format!("cluster {name}")));
+        let hint = if nodes == Nodes::Stock { "; `--nodes built` needs no registry" } else { "" };
+        return Err(error.context(format!("cluster {name} did not come up{hint}")));
     }
     println!("cluster {name}: {} nodes ready after {} s", workers + 1, started.elapsed().as_secs());
     Ok(kubeconfig)
@@ -91,8 +95,16 @@ fn settle(nodes: Nodes, kubeconfig: &str) -> Result<()> {
 
 /// Gives each node its part of the pod network, and routes to the others'.
 fn connect(kubectl: &str, kubeconfig: &str) -> Result<()> {
-    let listed = process::output(kubectl, &["--kubeconfig", kubeconfig, "get", "nodes", "-o", "json"])?;
-    let nodes = pod_networks(&listed)?;
+    let list = || process::output(kubectl, &["--kubeconfig", kubeconfig, "get", "nodes", "-o", "json"]);
+    let started = Instant::now();
+    // The controller manager, which gives nodes their pods' addresses, starts last.
+    let nodes = loop {
+        match list().and_then(|listed| pod_networks(&listed)) {
+            Ok(nodes) => break nodes,
+            Err(error) if started.elapsed() > DEADLINE => return Err(error),
+            Err(_) => std::thread::sleep(LOOK),
+        }
+    };
     for node in &nodes {
         let network = json!({"cniVersion": "0.4.0", "name": "kind", "plugins": [
             {"type": "ptp", "ipMasq": false, "mtu": 1500, "ipam": {

@@ -91,7 +91,17 @@ pub fn folder() -> PathBuf {
 /// Runs Go in the folder of a module.
 pub fn go(folder: &Path, arguments: &[&str]) -> Result<()> {
     tools::GO.ensure()?;
+    let version = process::output("go", &["env", "GOVERSION"])?;
+    if !fetches_others(&version) {
+        bail!("{} is too old to fetch the Go that {} asks for: install a newer one", version.trim(), folder.display());
+    }
     process::run_in(folder, "go", arguments, ENVIRONMENT)
+}
+
+/// Go knows how to fetch another Go since 1.21.
+fn fetches_others(version: &str) -> bool {
+    let minor = version.trim().strip_prefix("go1.").and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next());
+    minor.and_then(|minor| minor.parse::<u32>().ok()).is_none_or(|minor| minor >= 21)
 }
 
 /// Static programs; the module files are as they are; a Go that is too old fetches the one that a module asks for.
@@ -158,6 +168,19 @@ mod tests {
             ("k8s.io", None),
         ] {
             assert_eq!(version(file, module).as_deref(), expected, "{module}");
+        }
+    }
+
+    #[test]
+    fn a_go_that_is_too_old_is_known() {
+        for (version, holds) in [
+            ("go1.19.8\n", false),
+            ("go1.21.0", true),
+            ("go1.26rc1", true),
+            ("devel go1.27-abc", true),
+            ("go2.0", true),
+        ] {
+            assert_eq!(fetches_others(version), holds, "{version}");
         }
     }
 

@@ -2,11 +2,9 @@
 //! what `docker load` of every age reads.
 
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use flate2::{Compression, GzBuilder};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -14,7 +12,7 @@ use super::tree::Tree;
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 const SBOM: &str = "application/vnd.cyclonedx+json";
 
@@ -58,15 +56,10 @@ impl Layout {
 
     /// Adds an image and returns its manifest's digest, and how many bytes its layers have in the layout.
     pub fn add(&mut self, image: &Image<'_>) -> Result<(String, u64)> {
-        let (mut layers, mut unpacked) = (Vec::new(), Vec::new());
-        for layer in image.layers {
-            let archive = layer.archive()?;
-            unpacked.push(digest(&archive));
-            // The header's time is zero unless one is set.
-            let mut packed = GzBuilder::new().write(Vec::new(), Compression::default());
-            packed.write_all(&archive)?;
-            layers.push(self.blob(LAYER, &packed.finish()?)?);
-        }
+        // Not packed: it is an engine on this machine that reads them, and a registry's client packs them by itself.
+        let layers =
+            image.layers.iter().map(|layer| self.blob(LAYER, &layer.archive()?)).collect::<Result<Vec<_>>>()?;
+        let unpacked: Vec<&Value> = layers.iter().map(|layer| &layer["digest"]).collect();
         let size = layers.iter().filter_map(|layer| layer["size"].as_u64()).sum();
         let config = self.document(
             CONFIG,

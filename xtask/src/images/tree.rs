@@ -65,7 +65,7 @@ impl Tree {
             let inside = plugin.to_string_lossy().trim_start_matches('/').to_owned();
             match fs::read_link(&plugin) {
                 Ok(target) => self.add(&inside, Entry::Link(target.to_string_lossy().into_owned())),
-                Err(_) => self.file(&inside, 0o755, read(&plugin)?),
+                Err(_) => self.program(&plugin, &inside)?,
             }
         }
         Ok(())
