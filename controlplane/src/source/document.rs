@@ -96,7 +96,7 @@ impl Document {
 }
 
 /// Path of a finding's field from the top of its object.
-fn full_path(kind: Kind, field: &str) -> String {
+pub(crate) fn full_path(kind: Kind, field: &str) -> String {
     let first = field.split(['.', '[']).next().unwrap_or_default();
     if !istio(kind) || matches!(first, "metadata" | "apiVersion" | "kind" | "status") {
         field.to_owned()
@@ -139,6 +139,14 @@ pub fn read(file: Option<&Arc<PathBuf>>, bytes: &[u8]) -> Vec<Document> {
     split(text).into_iter().flat_map(|place| reader.document(place)).collect()
 }
 
+/// Reads an object of an API server, judged as one of a file is. `tree` must be without nulls, as [`typed::tree`] makes it.
+pub(crate) fn judge(tree: Value) -> (Outcome, Vec<Finding>) {
+    let (place, origin) = (Place::default(), Origin::default());
+    let mut judge = Judge { reader: None, place, origin, key: None, findings: Vec::new() };
+    let outcome = judge.outcome(tree);
+    (outcome, judge.findings)
+}
+
 /// Cuts a text at the markers of documents. They stand at the start of a line and nowhere else, even inside of block texts.
 fn split(text: &str) -> Vec<Place> {
     let mut places = Vec::new();
@@ -177,7 +185,8 @@ struct Reader<'t> {
 
 /// Findings over one object while it is read.
 struct Judge<'r, 't> {
-    reader: &'r Reader<'t>,
+    /// The text; absent for an object of an API server, which has no lines.
+    reader: Option<&'r Reader<'t>>,
     place: Place,
     /// Of the object.
     origin: Origin,
@@ -258,7 +267,7 @@ impl<'t> Reader<'t> {
     fn object(&self, place: Place, tree: Value) -> Document {
         let (line, column) = self.find(&place, "").unwrap_or((place.line, 1));
         let origin = Origin { file: self.file.cloned(), line, column };
-        let mut judge = Judge { reader: self, place, origin, key: None, findings: Vec::new() };
+        let mut judge = Judge { reader: Some(self), place, origin, key: None, findings: Vec::new() };
         let outcome = judge.outcome(tree);
         judge.findings.sort_by_key(|finding| (finding.origin.line, finding.origin.column));
         Document { outcome, findings: judge.findings, place: judge.place }
@@ -281,7 +290,8 @@ impl Judge<'_, '_> {
     fn add(&mut self, severity: Severity, code: Option<&'static str>, path: &str, message: String) {
         let mut origin = self.origin.clone();
         if !path.is_empty()
-            && let Some((line, column)) = self.reader.find(&self.place, path)
+            && let Some(reader) = self.reader
+            && let Some((line, column)) = reader.find(&self.place, path)
         {
             (origin.line, origin.column) = (line, column);
         }

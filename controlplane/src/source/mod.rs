@@ -12,4 +12,5 @@ pub(crate) mod typed;
 pub(crate) mod tests;
 
 pub use document::{Document, Outcome, read};
+pub(crate) use document::{full_path, judge};
 pub use file::{FileError, FileSource, Update};

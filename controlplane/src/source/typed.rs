@@ -43,6 +43,18 @@ pub(crate) fn tree(text: &str) -> Result<Value, SyntaxError> {
     })
 }
 
+/// Drops fields that are null, as [`tree`] does: null is unset in protobuf's JSON mapping.
+pub(crate) fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|_, value| !value.is_null());
+            fields.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
 fn number(value: usize) -> u32 {
     u32::try_from(value).unwrap_or(u32::MAX)
 }

@@ -42,19 +42,22 @@ pub struct Finding {
     pub message: String,
 }
 
+impl Finding {
+    /// The object, the field and the message, for readers who know where it stands and how bad it is.
+    pub fn statement(&self) -> String {
+        let key = self.key.as_ref().map(|key| format!("{key}: "));
+        let field = self.field.as_ref().map(|field| format!("{field}: "));
+        format!("{}{}{}", key.unwrap_or_default(), field.unwrap_or_default(), self.message)
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.origin, self.severity)?;
         if let Some(code) = self.code {
             write!(f, "[{code}]")?;
         }
-        if let Some(key) = &self.key {
-            write!(f, ": {key}")?;
-        }
-        if let Some(field) = &self.field {
-            write!(f, ": {field}")?;
-        }
-        write!(f, ": {}", self.message)
+        write!(f, ": {}", self.statement())
     }
 }
 

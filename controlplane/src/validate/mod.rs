@@ -3,6 +3,7 @@
 //! Called by sources before an object reaches [`crate::model`]. Nothing is accepted and ignored: a field whose feature is missing is an
 //! error that keeps the object out, so that a policy is never in force by half. Pure and synchronous. One file for each kind.
 
+pub mod admission;
 mod authorization_policy;
 mod check;
 mod destination_rule;

@@ -4,5 +4,7 @@
 //! has a tier for it, which builds them, is named as not run where it cannot, and fails there with `CI=true`.
 #![allow(clippy::unwrap_used)]
 
+mod crds;
 mod install;
 mod server;
+mod validation;
