@@ -24,7 +24,7 @@ const CASES: &[(&str, &str)] = &[
     ("controlplane", "{revision: default, sidecarInjectorWebhook: {enableNamespacesByDefault: true}}"),
     (
         "controlplane",
-        "global: {hub: example.com/mesh, tag: v9, imagePullSecrets: [a, b], priorityClassName: system-cluster-critical, network: n,
+        "global: {hub: example.com/mesh, tag: v9, imagePullSecrets: [a, b], priorityClassName: system-cluster-critical, network: west,
             multiCluster: {clusterName: west}, defaultPodDisruptionBudget: {enabled: false}, proxy: {resources: {limits: null}}}",
     ),
     (

@@ -27,9 +27,8 @@ pub async fn look(cluster: &Cluster, namespace: &str) -> Result<Vec<Finding>> {
         findings
             .push(Finding::ok("rights", format!("you may do all {} things that an installation does", needed.len())));
     }
-    for permission in lacking {
-        findings
-            .push(Finding::error("rights", format!("you may not {permission}; ask whoever administers the cluster")));
+    for line in permissions::lines(&lacking) {
+        findings.push(Finding::error("rights", format!("you may not {line}; ask whoever administers the cluster")));
     }
     let found = apply::look(cluster, &manifest).await?;
     findings.push(match apply::foreign(&manifest, &found) {

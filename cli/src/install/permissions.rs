@@ -1,7 +1,6 @@
 //! Whether the user may do what an installation needs, asked before anything is written, so that nothing ends half-done for want of a right.
 
-use std::collections::BTreeSet;
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
 use futures_util::future::try_join_all;
@@ -20,15 +19,18 @@ pub struct Permission {
     namespace: Option<String>,
 }
 
-impl fmt::Display for Permission {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { verb, group, resource, namespace } = self;
-        let dot = if group.is_empty() { "" } else { "." };
-        match namespace {
-            Some(namespace) => write!(f, "{verb} {resource}{dot}{group} in {namespace}"),
-            None => write!(f, "{verb} {resource}{dot}{group}"),
-        }
+/// A line for each resource, with all verbs: `create, patch deployments.apps in istio-system`.
+pub fn lines<'a>(permissions: impl IntoIterator<Item = &'a Permission>) -> Vec<String> {
+    let mut verbs: BTreeMap<_, Vec<&str>> = BTreeMap::new();
+    for Permission { verb, group, resource, namespace } in permissions {
+        verbs.entry((namespace, resource, group)).or_default().push(verb);
     }
+    let line = |((namespace, resource, group), verbs): ((&Option<String>, &String, &String), Vec<&str>)| {
+        let dot = if group.is_empty() { "" } else { "." };
+        let place = namespace.as_ref().map_or(String::new(), |namespace| format!(" in {namespace}"));
+        format!("{} {resource}{dot}{group}{place}", verbs.join(", "))
+    };
+    verbs.into_iter().map(line).collect()
 }
 
 /// What `verbs` on these objects need, and on the inventory beside them.
@@ -78,11 +80,10 @@ pub async fn require(cluster: &Cluster, needed: &BTreeSet<Permission>) -> Result
     if lacking.is_empty() {
         return Ok(());
     }
-    let lines: Vec<String> = lacking.iter().map(|permission| format!("  {permission}")).collect();
     bail!(
         "you lack rights, and nothing was changed. Ask whoever administers the cluster for these, or use an account that has them \
-         (--context, --kubeconfig):\n{}",
-        lines.join("\n")
+         (--context, --kubeconfig):\n  {}",
+        lines(&lacking).join("\n  ")
     )
 }
 
@@ -98,10 +99,14 @@ mod tests {
             id("apps/v1", "Deployment", Some("n"), "b"),
             id("rbac.authorization.k8s.io/v1", "ClusterRole", None, "c"),
         ];
-        let needed: Vec<String> = needed(&ids, &["patch"], "n").iter().map(ToString::to_string).collect();
+        let needed = needed(&ids, &["patch", "create"], "n");
         assert_eq!(
-            needed,
-            ["patch configmaps in n", "patch deployments.apps in n", "patch clusterroles.rbac.authorization.k8s.io"]
+            lines(&needed),
+            [
+                "create, patch clusterroles.rbac.authorization.k8s.io",
+                "create, patch configmaps in n",
+                "create, patch deployments.apps in n"
+            ]
         );
     }
 }

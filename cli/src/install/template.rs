@@ -38,7 +38,8 @@ fn to_template(value: &serde_json::Value) -> Value {
         serde_json::Value::String(text) => Value::String(text.clone()),
         serde_json::Value::Array(items) => Value::Array(items.iter().map(to_template).collect()),
         serde_json::Value::Object(fields) => {
-            Value::Object(fields.iter().map(|(name, value)| (name.clone(), to_template(value))).collect())
+            // A map, not an object of the engine: what a map lacks is nothing, as it is to Go, and no error.
+            Value::Map(fields.iter().map(|(name, value)| (name.clone(), to_template(value))).collect())
         }
     }
 }
@@ -84,7 +85,7 @@ fn dict(arguments: &[Value]) -> Result<Value, FuncError> {
         let [name, value] = exactly::<2>("dict", pair)?;
         fields.insert(text(name)?.to_owned(), value.clone());
     }
-    Ok(Value::Object(fields))
+    Ok(Value::Map(fields))
 }
 
 fn indent(arguments: &[Value]) -> Result<Value, FuncError> {

@@ -17,6 +17,18 @@ const KINDS: &str = "crd,namespaces,serviceaccounts,clusterroles,clusterrolebind
                      poddisruptionbudgets,deployments,daemonsets,horizontalpodautoscalers,mutatingwebhookconfigurations,\
                      validatingwebhookconfigurations";
 
+/// What the controller manager makes of the Secret by which other clusters read this one.
+const TOKEN: &str = "
+apiVersion: v1
+kind: Secret
+type: kubernetes.io/service-account-token
+metadata:
+  name: istio-reader-service-account-istio-remote-secret-token
+  namespace: istio-system
+  annotations: {kubernetes.io/service-account.name: istio-reader-service-account}
+stringData: {token: TOKEN, ca.crt: CA}
+";
+
 /// Runs a command line as a user does.
 async fn meshctl(kubeconfig: &Path, line: &str) -> Result<ExitCode> {
     let words = line.split_whitespace().map(str::to_owned);
@@ -182,7 +194,7 @@ async fn nothing_is_written_without_a_yes_or_a_right() {
     let binding = ["create", "clusterrolebinding", "looks", "--clusterrole=looks", "--serviceaccount=users:nobody"];
     server.kubectl(&binding, "").await.unwrap().ok();
     let error = fails(&nobody, "install --wait=false -y").await;
-    for right in ["create deployments.apps in istio-system", "patch customresourcedefinitions.apiextensions.k8s.io"] {
+    for right in ["create, patch deployments.apps in istio-system", "create, patch customresourcedefinitions.apiextensions.k8s.io"] {
         assert!(error.contains("nothing was changed") && error.contains(right), "{error}");
     }
     assert_eq!(meshctl(&nobody, "check").await.unwrap(), ExitCode::FAILURE);
@@ -219,6 +231,11 @@ async fn check_says_what_an_installed_mesh_lacks() {
         let found = findings.iter().any(|finding| finding.subject == subject && finding.message.contains(message));
         assert!(found, "{subject}: {message}: {findings:#?}");
     }
+    let error = fails(kubeconfig, "create-remote-secret --name west --service-account nobody").await;
+    assert!(error.starts_with("ServiceAccount istio-system/nobody does not exist"), "{error}");
+    // The controller manager would fill it in.
+    server.kubectl(&["apply", "--server-side", "-f", "-"], TOKEN).await.unwrap().ok();
+    meshctl(kubeconfig, "create-remote-secret --name west").await.unwrap();
     // What is missing comes back.
     meshctl(kubeconfig, "upgrade --wait=false -y").await.unwrap();
     assert!(objects(&server).await.contains_key("Service istio-system/istiod"));
