@@ -15,6 +15,9 @@ use serde_json::{Value, json};
 
 use crate::support::{Delta, node, plaintext};
 
+/// The longest wait for a response.
+const DEADLINE: Duration = Duration::from_secs(20);
+
 /// A control plane of this cluster, which reads nothing else.
 pub fn settings(kubeconfig: &Path) -> Settings {
     Settings {
@@ -120,7 +123,7 @@ impl Proxy {
 
     /// Takes responses until a resource is as wanted.
     #[track_caller]
-    pub fn until<T: Message + Default>(
+    pub fn until<T: Message + Default + std::fmt::Debug>(
         &mut self,
         url: &str,
         name: &str,
@@ -134,7 +137,7 @@ impl Proxy {
                 if wanted(found.as_ref()) {
                     return;
                 }
-                let next = tokio::time::timeout(integration_tests::DEADLINE, self.delta.take_any()).await;
+                let next = tokio::time::timeout(DEADLINE, self.delta.take_any()).await;
                 let Ok(response) = next else { panic!("{place}: {url} {name} is still {found:?}") };
                 for resource in response.resources {
                     let body = resource.resource.unwrap().value;

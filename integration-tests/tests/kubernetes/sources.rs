@@ -84,7 +84,7 @@ async fn what_a_cluster_holds_reaches_a_proxy_and_so_does_every_change() {
     delete(&server, "virtualservice", "web").await;
     proxy.until(RDS, "80", |found| retries(found).is_some_and(|retries| retries != 9)).await;
     delete(&server, "service", "web").await;
-    proxy.until(EDS, &cluster, |found| found.is_none()).await;
+    proxy.until::<endpoint::ClusterLoadAssignment>(EDS, &cluster, |found| found.is_none()).await;
     plane.shutdown().await;
 }
 
