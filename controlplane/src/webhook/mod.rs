@@ -8,11 +8,13 @@ pub mod injector;
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::header;
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures_util::{Stream, StreamExt};
@@ -26,6 +28,8 @@ pub use injector::{Injector, Own};
 
 /// The most bytes of a review: the API server stores no object above 1.5 MiB, and a review holds two and what goes with them.
 const MAX_REVIEW: usize = 8 << 20;
+/// How long a request may take, most of which is its arrival. The API server itself waits ten seconds unless configured.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The routes of injection: `/inject`, and with values for the proxy `/inject/cluster/NAME/net/NAME`.
 pub fn injection(injector: Injector) -> Router {
@@ -44,7 +48,7 @@ fn answer(injector: &Injector, values: &str, body: &[u8]) -> Response {
     let review = review(body, values, &injector.settings(), &injector.mesh());
     match serde_json::to_vec(&review) {
         Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
-        Err(error) => (axum::http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
 
@@ -53,10 +57,15 @@ pub async fn serve(listener: TcpListener, tls: &ServingTls, routes: Router, stop
     let Ok(address) = listener.local_addr() else { return };
     let incoming =
         Incoming { stream: Box::pin(transport::incoming(listener, Some(tls.https()), stop.clone())), address };
-    let routes = routes.layer(DefaultBodyLimit::max(MAX_REVIEW));
+    let routes = routes.layer(DefaultBodyLimit::max(MAX_REVIEW)).layer(middleware::from_fn(in_time));
     if let Err(error) = axum::serve(incoming, routes).with_graceful_shutdown(stop.cancelled_owned()).await {
         tracing::error!(%error, "the webhook's listener failed");
     }
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    let answered = tokio::time::timeout(PATIENCE, next.run(request)).await;
+    answered.unwrap_or_else(|_| StatusCode::REQUEST_TIMEOUT.into_response())
 }
 
 /// Connections after their handshake.
