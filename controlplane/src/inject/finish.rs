@@ -199,9 +199,6 @@ pub(super) fn merge_metrics(pod: &mut Value, wishes: &Wishes) -> Result<(), Inje
     if get(annotation::PROMETHEUS_PORT).as_ref() == Some(&port) {
         return Ok(());
     }
-    if get(annotation::PROMETHEUS_SCHEME).is_some_and(|scheme| scheme != "http") {
-        return Ok(());
-    }
     let told: Map<String, Value> = [
         ("scrape", annotation::PROMETHEUS_SCRAPE),
         ("path", annotation::PROMETHEUS_PATH),

@@ -175,12 +175,28 @@ pub fn read(pod: &PodTemplateSpec, settings: &Settings, mesh: &MeshConfig) -> Re
             period: reader.number(annotation::READINESS_PERIOD)?.unwrap_or(15),
             failures: reader.number(annotation::READINESS_FAILURES)?.unwrap_or(4),
         },
-        merge_metrics: reader.truth(annotation::MERGE_METRICS)?.unwrap_or(mesh.enable_prometheus_merge)
-            && reader.truth(annotation::PROMETHEUS_SCRAPE)?.unwrap_or(true),
+        merge_metrics: merge_metrics(&reader, mesh, &mut warnings)?,
         bind_low_ports: reader.truth(annotation::CAP_NET_BIND)?.unwrap_or(false),
         proxy_config,
         warnings,
     })
+}
+
+/// Whether the application's metrics are shown with the proxy's. What the proxy cannot read stays Prometheus' own business.
+fn merge_metrics(reader: &Reader<'_>, mesh: &MeshConfig, warnings: &mut Vec<String>) -> Result<bool, InjectError> {
+    let merge = reader.truth(annotation::MERGE_METRICS)?.unwrap_or(mesh.enable_prometheus_merge)
+        && reader.truth(annotation::PROMETHEUS_SCRAPE)?.unwrap_or(true);
+    let scheme = reader.text(annotation::PROMETHEUS_SCHEME).unwrap_or("http");
+    let port = reader.text(annotation::PROMETHEUS_PORT);
+    let unreadable = match port.map(port_number) {
+        Some(Err(reason)) => Some(format!("{}: {reason}", annotation::PROMETHEUS_PORT)),
+        _ if scheme != "http" => Some(format!("{}: only http can be read", annotation::PROMETHEUS_SCHEME)),
+        _ => None,
+    };
+    if let (true, Some(reason)) = (merge, &unreadable) {
+        warnings.push(format!("the application's metrics are not shown with the proxy's: {reason}"));
+    }
+    Ok(merge && unreadable.is_none())
 }
 
 fn refuse(name: &'static str, reason: impl Into<String>) -> InjectError {

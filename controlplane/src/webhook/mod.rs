@@ -9,11 +9,13 @@ pub mod injector;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures_util::{Stream, StreamExt};
@@ -28,6 +30,8 @@ pub use injector::{Injector, Own};
 
 /// The most bytes of a review: the API server stores no object above 1.5 MiB, and a review holds two and what goes with them.
 const MAX_REVIEW: usize = 8 << 20;
+/// How long a request may take, most of which is its arrival. The API server itself waits ten seconds unless configured.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The routes of injection: `/inject`, and with values for the proxy `/inject/cluster/NAME/net/NAME`.
 pub fn injection(injector: Injector) -> Router {
@@ -66,10 +70,15 @@ pub async fn serve(listener: TcpListener, tls: &ServingTls, routes: Router, stop
     let Ok(address) = listener.local_addr() else { return };
     let incoming =
         Incoming { stream: Box::pin(transport::incoming(listener, Some(tls.https()), stop.clone())), address };
-    let routes = routes.layer(DefaultBodyLimit::max(MAX_REVIEW));
+    let routes = routes.layer(DefaultBodyLimit::max(MAX_REVIEW)).layer(middleware::from_fn(in_time));
     if let Err(error) = axum::serve(incoming, routes).with_graceful_shutdown(stop.cancelled_owned()).await {
         tracing::error!(%error, "the webhook's listener failed");
     }
+}
+
+async fn in_time(request: Request, next: Next) -> Response {
+    let answered = tokio::time::timeout(PATIENCE, next.run(request)).await;
+    answered.unwrap_or_else(|_| StatusCode::REQUEST_TIMEOUT.into_response())
 }
 
 /// Connections after their handshake.

@@ -308,7 +308,12 @@ impl Agent {
     }
 
     /// The bootstrap of such a proxy.
-    pub fn bootstrap(self) -> Result<Bootstrap, BootstrapError> {
+    pub fn bootstrap(mut self) -> Result<Bootstrap, BootstrapError> {
+        // What an application's owner wrote of its metrics is no reason to take its traffic down.
+        let application = self.application().unwrap_or_else(|error| {
+            self.warnings.push(format!("the application's metrics are not shown: {error}"));
+            None
+        });
         let (address, plaintext) = endpoint(&self.discovery_address)?;
         let trust = ServerTrust { root: self.root.clone(), server_name: self.server_name.clone() };
         let ads = Ads {
@@ -352,7 +357,7 @@ impl Agent {
             ads: Some(ads),
             files: Vec::new(),
             identity,
-            application: self.application()?,
+            application,
             probes: self.probes,
             mounted: self.mounted,
             servers: self.servers,
@@ -363,19 +368,17 @@ impl Agent {
         })
     }
 
-    /// Where the application shows its metrics, by its annotations.
-    fn application(&self) -> Result<Option<ApplicationMetrics>, BootstrapError> {
+    /// Where the application shows its metrics, by its annotations; an error says why they cannot be read.
+    fn application(&self) -> Result<Option<ApplicationMetrics>, String> {
         let get = |name: &str| self.metrics.as_ref().unwrap_or(&self.annotations).get(name).map(String::as_str);
+        let Some(port) = get(annotation::PROMETHEUS_PORT) else { return Ok(None) };
         if get(annotation::PROMETHEUS_SCRAPE) == Some("false") {
             return Ok(None);
         }
         if get(annotation::PROMETHEUS_SCHEME).is_some_and(|scheme| scheme != "http") {
-            return Err(BootstrapError::Agent(format!("{}: only http is supported", annotation::PROMETHEUS_SCHEME)));
+            return Err(format!("{}: only http is supported", annotation::PROMETHEUS_SCHEME));
         }
-        let Some(port) = get(annotation::PROMETHEUS_PORT) else { return Ok(None) };
-        let port = port
-            .parse()
-            .map_err(|error| BootstrapError::Agent(format!("{}: `{port}`: {error}", annotation::PROMETHEUS_PORT)))?;
+        let port = port.parse().map_err(|error| format!("{}: `{port}`: {error}", annotation::PROMETHEUS_PORT))?;
         // Annotations that injection wrote lead to ourselves; an application without its own has nothing to show.
         if self.servers.merged.is_some_and(|ours| ours.port() == port) {
             return Ok(None);
@@ -553,6 +556,9 @@ mod tests {
         let told = ("ISTIO_PROMETHEUS_ANNOTATIONS", "{\"port\":\"9102\",\"path\":\"/m\"}");
         let bootstrap = agent(&[&common[..], &[told]].concat()).unwrap().bootstrap().unwrap();
         assert_eq!(bootstrap.application, Some(ApplicationMetrics { port: 9102, path: "/m".into() }));
+        let told = ("ISTIO_PROMETHEUS_ANNOTATIONS", "{\"port\":\"metrics\"}");
+        let bootstrap = agent(&[&common[..], &[told]].concat()).unwrap().bootstrap().unwrap();
+        assert!(bootstrap.application.is_none() && bootstrap.warnings[0].contains("prometheus.io/port: `metrics`"));
     }
 
     fn json_text(all: &wkt::Struct, name: &str) -> String {

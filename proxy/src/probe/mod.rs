@@ -114,15 +114,15 @@ mod tests {
     use super::*;
 
     /// An application that answers every connection with `reply`, and hands out what it was asked.
-    async fn application(reply: &'static str) -> (u16, tokio::sync::mpsc::Receiver<String>) {
+    async fn application(reply: &'static str) -> (u16, tokio::sync::mpsc::UnboundedReceiver<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (sender, receiver) = tokio::sync::mpsc::channel(8);
+        let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut bytes = vec![0; 4096];
                 let read = stream.read(&mut bytes).await.unwrap_or(0);
-                let _ = sender.send(String::from_utf8_lossy(&bytes[..read]).into_owned()).await;
+                let _ = sender.send(String::from_utf8_lossy(&bytes[..read]).into_owned());
                 let _ = stream.write_all(reply.as_bytes()).await;
             }
         });
