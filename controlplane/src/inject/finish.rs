@@ -70,6 +70,10 @@ pub(super) fn apply_overrides(pod: &mut Value, overrides: &Overrides) -> Result<
                 && let Some(fields) = own.as_object_mut()
             {
                 fields.remove("image");
+                // An image without a tag gets this from the API server before it asks; nobody meant it.
+                if fields.get("imagePullPolicy").and_then(Value::as_str) == Some("Always") {
+                    fields.remove("imagePullPolicy");
+                }
             }
             match container(pod, name) {
                 Some(ours) => {
