@@ -1,7 +1,7 @@
 //! The application's probes and hooks, asked from inside of the pod on the kubelet's behalf (AG3).
 //!
 //! The kubelet has no certificate of the mesh, and what it opens would be captured; so injection sends its probes to the agent's port, and this asks
-//! the application what the kubelet would have asked. Beside the request path, on the control thread; [`ask`] speaks the protocols.
+//! the application what the kubelet would have asked. Beside the request path, on the control thread; `ask` speaks the protocols.
 
 mod ask;
 mod verify;
