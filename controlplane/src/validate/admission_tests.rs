@@ -10,6 +10,7 @@ fn settings() -> Settings {
 }
 
 fn question(operation: &str, object: Value) -> Value {
+    let kind = object["kind"].as_str().unwrap_or("VirtualService");
     let group = object["apiVersion"].as_str().and_then(|version| version.split_once('/'));
     let (group, version) = group.unwrap_or(("", "v1"));
     json!({
@@ -17,7 +18,7 @@ fn question(operation: &str, object: Value) -> Value {
         "kind": "AdmissionReview",
         "request": {
             "uid": "0c9a8d74",
-            "kind": {"group": group, "version": version, "kind": object["kind"]},
+            "kind": {"group": group, "version": version, "kind": kind},
             "resource": {"group": group, "version": version, "resource": "things"},
             "name": "a",
             "namespace": "shop",

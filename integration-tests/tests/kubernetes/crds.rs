@@ -133,7 +133,7 @@ async fn kubectl_applies_every_sample_and_golden_case_without_a_warning() {
         assert_eq!(said.stderr, "", "{}", path.display());
         assert_eq!(said.ok().lines().count(), objects.len(), "{}", path.display());
     }
-    assert!(count > 60, "{count} objects");
+    assert!(count > 50, "{count} objects");
 }
 
 /// What the definitions need of a table of `controlplane/tests/fields`.
@@ -429,13 +429,12 @@ async fn every_version_serves_what_any_version_stored_and_status_is_apart() {
                 .await
                 .unwrap();
             assert_eq!(written.data["status"], status, "{}", info.kind);
-            let mode = json!({"status": {"validationMessages": [{"level": "TERRIBLE"}]}});
-            let refused = api(&client, info, version, "versions").patch_status(
-                &name,
-                &PatchParams::default(),
-                &Patch::Merge(mode),
-            );
-            assert!(refused.await.unwrap_err().to_string().contains("status.validationMessages[0].level"));
+            let wrong = json!({"status": {"validationMessages": [{"level": "TERRIBLE"}]}});
+            let refused = api(&client, info, version, "versions")
+                .patch_status(&name, &PatchParams::default(), &Patch::Merge(wrong))
+                .await
+                .unwrap_err();
+            assert!(refused.to_string().contains("status.validationMessages[0].level"), "{refused}");
         }
     }
 }
