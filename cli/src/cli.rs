@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bookinfo, check, completion, create_remote_secret, demo, install, local, manifest, proxy_config, proxy_status, tag,
-    uninstall, validate, version,
+    bookinfo, check, completion, create_remote_secret, demo, inject, install, local, manifest, proxy_config,
+    proxy_status, tag, uninstall, validate, version,
 };
 use crate::local::state;
 
@@ -53,6 +53,9 @@ pub enum Command {
     ProxyConfig(proxy_config::Args),
     /// Check configuration files without applying them
     Validate(validate::Args),
+    /// Put the sidecar into workloads of files, as the webhook does on a cluster
+    #[command(alias = "kube-inject")]
+    Inject(inject::Args),
     /// Show versions of this program and of a running control plane
     Version(version::Args),
     /// Run a part of the demo's application, as pods do
@@ -93,6 +96,7 @@ impl Cli {
                 Command::ProxyStatus(args) => proxy_status::run(args, &directory).await,
                 Command::ProxyConfig(args) => proxy_config::run(args, &directory).await,
                 Command::Validate(args) => validate::run(&args),
+                Command::Inject(args) => inject::run(&args),
                 Command::Version(args) => version::run(args, &directory).await,
                 Command::Bookinfo(args) => bookinfo::run(&args).await,
                 Command::Completion(args) => completion::run(&args),
@@ -136,6 +140,8 @@ mod tests {
             "meshctl proxy-config route reviews-v1",
             "meshctl pc all --admin 127.0.0.1:15000 -o json",
             "meshctl validate -f deploy/samples/bookinfo",
+            "meshctl inject -f a.yaml --mesh-config m.yaml --injection-settings i.yaml",
+            "meshctl kube-inject -f -",
             "meshctl --state-dir /tmp/x version -o json",
             "meshctl completion bash",
             "meshctl bookinfo reviews-v2 --port 8080",

@@ -5,28 +5,37 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use ::kube::Client;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use mesh_proto::crd::MeshConfig;
 use mesh_proto::istio::auth::istio_certificate_service_server::IstioCertificateServiceServer;
+use mesh_proto::names::ROOT_NAMESPACE;
 use mesh_proto::xds::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::ca::authority::ROOT_TTL;
+use crate::ca::cluster::{self, Keeper};
+use crate::ca::review::Reviewer;
+use crate::ca::roots;
 use crate::ca::service::CertificateService;
 use crate::ca::serving::ServingTls;
 use crate::ca::{Authority, AuthorityHandle, TokenKey, reload};
 use crate::debug::{self, Pages};
+use crate::leader::Candidate;
 use crate::metrics::Metrics;
-use crate::model::{Change, Model};
+use crate::model::{Change, Kind, Model, Name};
 use crate::push::engine::{self, Event};
 use crate::push::knowledge::Known;
 use crate::push::{Debounce, Published};
-use crate::source::Update;
-use crate::source::file::FileSource;
-use crate::validate::Finding;
+use crate::source::{FileSource, KubeSettings, KubeSource, Merge, Update, kube};
+use crate::status::{self, Judged};
+use crate::validate::{Finding, admission};
+use crate::webhook::{self, Injector, Own, ca_bundle};
 use crate::xds::auth::Authenticator;
 use crate::xds::connection::Streams;
 use crate::xds::server::{Discovery, MAX_REQUEST, Shared};
@@ -38,6 +47,10 @@ const EVENTS: usize = 256;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// The wait for their answer.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Whoever holds this lease writes status. Istio's name, so that of the two only one does.
+const STATUS_LEASE: &str = "istio-status-leader";
+/// Whoever holds this one writes the mesh's roots to namespaces.
+const ROOTS_LEASE: &str = "istio-namespace-controller-election";
 /// The longest wait for open streams at the end.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
@@ -46,6 +59,8 @@ const SHUTDOWN: Duration = Duration::from_secs(5);
 pub struct Settings {
     /// Files and directories of YAML, watched.
     pub config_dirs: Vec<PathBuf>,
+    /// The API server whose objects are watched, beside the files; what both have is the files'.
+    pub kubernetes: Option<KubeSettings>,
     /// Plaintext xDS, and certificates for this machine. A free port of the loopback address if absent, as for the other two.
     pub grpc_addr: Option<SocketAddr>,
     /// xDS and certificates over TLS.
@@ -62,6 +77,23 @@ pub struct Settings {
     pub push_throttle: Option<usize>,
     /// More names and addresses in the certificate of the TLS port.
     pub serving_hosts: Vec<String>,
+    /// Whether this replica may write to the cluster, when it is the one that leads: the status of objects, and the mesh's roots.
+    pub writes: bool,
+    /// What the API server calls; absent without Kubernetes.
+    pub webhooks: Option<Webhooks>,
+}
+
+/// The webhooks that a control plane serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Webhooks {
+    /// Where; a free port of the loopback address if absent.
+    pub addr: Option<SocketAddr>,
+    /// Settings of injection in YAML, followed.
+    pub injection: Option<PathBuf>,
+    /// Revision of this control plane.
+    pub revision: String,
+    /// Its namespace.
+    pub namespace: String,
 }
 
 /// Where the authority's key comes from.
@@ -72,6 +104,9 @@ pub enum CaSettings {
         /// Where it is kept.
         dir: Option<PathBuf>,
     },
+    /// Secret `cacerts` of the root namespace if there is one (CA5), else a self-signed root that all replicas share in secret
+    /// `istio-ca-secret` (CA4). Needs [`Settings::kubernetes`].
+    Cluster,
     /// Certificates and key of an authority outside (CA5).
     PluggedIn {
         /// Holds `ca-cert.pem`, `ca-key.pem`, `root-cert.pem` and `cert-chain.pem`.
@@ -83,6 +118,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             config_dirs: Vec::new(),
+            kubernetes: None,
             grpc_addr: None,
             secure_grpc_addr: None,
             monitoring_addr: None,
@@ -91,6 +127,8 @@ impl Default for Settings {
             debounce: Debounce::default(),
             push_throttle: None,
             serving_hosts: Vec::new(),
+            writes: true,
+            webhooks: None,
         }
     }
 }
@@ -101,29 +139,46 @@ pub struct ControlPlane {
     grpc: SocketAddr,
     secure: SocketAddr,
     monitoring: SocketAddr,
+    webhooks: Option<SocketAddr>,
     authority: AuthorityHandle,
     tokens: TokenKey,
     findings: Arc<ArcSwap<Vec<Finding>>>,
     events: mpsc::Sender<Event>,
     published: watch::Receiver<Arc<Published>>,
+    sources: JoinSet<anyhow::Result<()>>,
     tasks: TaskTracker,
     stop: CancellationToken,
     _stop: DropGuard,
 }
 
 impl ControlPlane {
-    /// Starts everything, and returns when what is in `config_dirs` has been read.
+    /// Starts everything, and returns when all sources have been read once.
     pub async fn start(settings: Settings) -> anyhow::Result<Self> {
+        let mut plane = Self::open(settings).await?;
+        plane.is_read().await?;
+        Ok(plane)
+    }
+
+    /// Starts everything without a wait for the sources: until they have been read, `/ready` says no and proxies get nothing.
+    pub async fn open(settings: Settings) -> anyhow::Result<Self> {
         let stop = CancellationToken::new();
         let guard = stop.clone().drop_guard();
         let tasks = TaskTracker::new();
         let metrics = Metrics::new();
-        let (authority, tokens) = authority(&settings.ca)?;
+        let client = match &settings.kubernetes {
+            Some(settings) => Some(kube::connect(settings).await?),
+            None => None,
+        };
+        let (authority, tokens, keeper) = authority(&settings.ca, client.clone()).await?;
         if let CaSettings::PluggedIn { dir } = &settings.ca {
             tasks.spawn(until(stop.clone(), reload::run(dir.clone(), authority.clone())));
         }
+        if let Some(keeper) = keeper {
+            tasks.spawn(until(stop.clone(), keeper.follow(authority.clone())));
+        }
         watch_expiry(&authority, &metrics, &tasks, &stop);
-        let authenticator = Authenticator::new(tokens.clone(), &MeshConfig::default().trust_domain);
+        let reviewer = client.clone().map(Reviewer::new);
+        let authenticator = Authenticator::new(tokens.clone(), reviewer, &MeshConfig::default().trust_domain);
 
         let model = Model::with_domain(MeshConfig::default(), &settings.domain);
         let shown = Arc::new(ArcSwap::new(model.context()));
@@ -155,16 +210,61 @@ impl ControlPlane {
         let grpc = bind(settings.grpc_addr).await?;
         let secure = bind(settings.secure_grpc_addr).await?;
         let monitoring = bind(settings.monitoring_addr).await?;
+        let webhooks = match &settings.webhooks {
+            Some(wanted) => {
+                let own = Own {
+                    revision: wanted.revision.clone(),
+                    namespace: wanted.namespace.clone(),
+                    domain: settings.domain.clone(),
+                };
+                let injector = Injector::start(wanted.injection.clone(), own, shown.clone(), stop.clone())?;
+                let judge = admission::Settings { revision: wanted.revision.clone() };
+                let routes = webhook::injection(injector).merge(webhook::validation(judge));
+                let listener = bind(wanted.addr).await?;
+                let address = listener.local_addr()?;
+                if let Some(client) = client.clone().filter(|_| settings.writes) {
+                    let revision = wanted.revision.clone();
+                    tasks.spawn(ca_bundle::run(client, authority.clone(), revision, stop.clone()));
+                }
+                let (tls, stop) = (tls.clone(), stop.clone());
+                tasks.spawn(async move { webhook::serve(listener, &tls, routes, stop).await });
+                Some(address)
+            }
+            None => None,
+        };
         let findings = Arc::new(ArcSwap::from_pointee(Vec::new()));
-        let plane = Self {
+        let files = match &settings.config_dirs[..] {
+            [] => None,
+            paths => Some(FileSource::new(paths)?),
+        };
+        let told = Told::default();
+        if let Some(client) = client.clone().filter(|_| settings.writes) {
+            let identity = identity();
+            let lead = |lease: &str| {
+                let (leading, leads) = watch::channel(false);
+                let candidate = Candidate::new(client.clone(), ROOT_NAMESPACE, lease, &identity);
+                tasks.spawn(candidate.run(leading, stop.clone()));
+                leads
+            };
+            let (judged, namespaces) = (told.judged.subscribe(), told.namespaces.subscribe());
+            let leads = lead(STATUS_LEASE);
+            let inputs = status::Inputs { judged, published: published.clone(), shown: shown.clone(), leads };
+            tasks.spawn(status::run(client.clone(), inputs, stop.clone()));
+            let leads = lead(ROOTS_LEASE);
+            tasks.spawn(roots::run(client.clone(), authority.clone(), namespaces, leads, stop.clone()));
+        }
+        let sources = Sources { files, cluster: client.map(KubeSource::new) };
+        let mut plane = Self {
             grpc: grpc.local_addr()?,
             secure: secure.local_addr()?,
             monitoring: monitoring.local_addr()?,
+            webhooks,
             authority,
             tokens,
             findings: findings.clone(),
             events: events.clone(),
             published: published.clone(),
+            sources: JoinSet::new(),
             tasks: tasks.clone(),
             stop: stop.clone(),
             _stop: guard,
@@ -174,7 +274,7 @@ impl ControlPlane {
         }
         let pages = Pages { metrics, streams, published, shown, findings, events, authenticator };
         tasks.spawn(debug::serve(monitoring, pages, stop));
-        plane.read(settings.config_dirs).await?;
+        plane.read(sources, told);
         Ok(plane)
     }
 
@@ -191,6 +291,11 @@ impl ControlPlane {
     /// Where metrics and debug pages are served.
     pub fn monitoring_addr(&self) -> SocketAddr {
         self.monitoring
+    }
+
+    /// Where webhooks are served, if they are.
+    pub fn webhook_addr(&self) -> Option<SocketAddr> {
+        self.webhooks
     }
 
     /// A token by which a workload may ask for its certificate and configuration.
@@ -236,48 +341,134 @@ impl ControlPlane {
         }
     }
 
-    /// Starts the sources and waits for their first word.
-    async fn read(&self, paths: Vec<PathBuf>) -> anyhow::Result<()> {
-        if paths.is_empty() {
-            self.apply(Vec::new()).await;
-            return Ok(());
-        }
-        let (sender, mut updates) = mpsc::channel::<Update>(EVENTS);
-        let source = FileSource::new(paths)?;
-        let source = self.tasks.spawn(source.run(sender, self.stop.clone()));
-        let (events, findings) = (self.events.clone(), self.findings.clone());
-        self.tasks.spawn(async move {
-            while let Some(update) = updates.recv().await {
-                findings.store(Arc::new(update.findings));
-                if events.send(Event::Changes(update.changes)).await.is_err() {
-                    return;
-                }
-            }
-        });
+    /// Returns once all sources have been read.
+    ///
+    /// # Errors
+    /// A source failed for good.
+    pub async fn is_read(&mut self) -> anyhow::Result<()> {
         let mut published = self.published.clone();
         tokio::select! {
             first = published.wait_for(|published| published.number > 0) => {
                 first.context("the control plane stopped while it read its configuration")?;
                 Ok(())
             }
-            ended = source => {
-                ended.context("the file source failed")??;
-                anyhow::bail!("the file source ended before it had read anything")
+            Some(ended) = self.sources.join_next() => {
+                ended.context("a source failed")??;
+                anyhow::bail!("a source ended before it had read everything")
             }
         }
     }
+
+    /// Starts the sources.
+    fn read(&mut self, sources: Sources, told: Told) {
+        let Sources { files, cluster } = sources;
+        let mut merge = Merge::new(usize::from(files.is_some()) + usize::from(cluster.is_some()));
+        let (sender, mut updates) = mpsc::channel::<(usize, Update)>(EVENTS);
+        let mut count = 0;
+        if let Some(source) = files {
+            let own = numbered(count, sender.clone(), &self.tasks);
+            let stop = self.stop.clone();
+            self.sources.spawn(async move { Ok(source.run(own, stop).await?) });
+            count += 1;
+        }
+        if let Some(source) = cluster {
+            let own = numbered(count, sender.clone(), &self.tasks);
+            let stop = self.stop.clone();
+            self.sources.spawn(async move {
+                source.run(own, stop).await;
+                Ok(())
+            });
+            count += 1;
+        }
+        let (events, findings) = (self.events.clone(), self.findings.clone());
+        self.tasks.spawn(async move {
+            if count == 0 {
+                // Nothing will be read, so everything has been.
+                let _ = events.send(Event::Changes(Vec::new())).await;
+            }
+            while let Some((source, update)) = updates.recv().await {
+                let news = update.findings.is_some() || update.verdicts.is_some();
+                let changes = merge.take(source, update);
+                if news || changes.as_ref().is_some_and(|changes| changes.iter().any(selects)) {
+                    let judged = Judged { findings: merge.findings(), verdicts: merge.verdicts() };
+                    findings.store(Arc::new(judged.findings.clone()));
+                    told.judged.send_replace(Arc::new(judged));
+                    let namespaces = Arc::new(merge.namespaces());
+                    told.namespaces
+                        .send_if_modified(|known| std::mem::replace(known, namespaces.clone()) != namespaces);
+                }
+                if let Some(changes) = changes
+                    && events.send(Event::Changes(changes)).await.is_err()
+                {
+                    return;
+                }
+            }
+        });
+    }
 }
 
-/// The authority and the key of tokens.
-fn authority(settings: &CaSettings) -> anyhow::Result<(AuthorityHandle, TokenKey)> {
+/// True for changes by which namespaces may come or go, and with them what was found there.
+fn selects(change: &Change) -> bool {
+    let kind = match change {
+        Change::Set(object) => object.key.kind,
+        Change::Remove(key) => key.kind,
+    };
+    matches!(kind, Kind::Namespace | Kind::ConfigMap)
+}
+
+/// What tells this replica from all others: in a pod its name, which is no other pod's; always a part that no other process has.
+fn identity() -> String {
+    let name = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_default();
+    format!("{name}_{}", uuid::Uuid::new_v4())
+}
+
+/// What writers are told of what the sources say.
+#[derive(Default)]
+struct Told {
+    judged: watch::Sender<Arc<Judged>>,
+    namespaces: watch::Sender<Arc<Vec<Name>>>,
+}
+
+/// The sources that the settings name.
+struct Sources {
+    files: Option<FileSource>,
+    cluster: Option<KubeSource>,
+}
+
+/// Where a source speaks, so that all are heard at one place and told apart.
+fn numbered(number: usize, all: mpsc::Sender<(usize, Update)>, tasks: &TaskTracker) -> mpsc::Sender<Update> {
+    let (sender, mut updates) = mpsc::channel(EVENTS);
+    tasks.spawn(async move {
+        while let Some(update) = updates.recv().await {
+            if all.send((number, update)).await.is_err() {
+                return;
+            }
+        }
+    });
+    sender
+}
+
+/// The authority, the key of tokens, and the secret that keeps the authority if one does.
+async fn authority(
+    settings: &CaSettings,
+    client: Option<Client>,
+) -> anyhow::Result<(AuthorityHandle, TokenKey, Option<Keeper>)> {
     let now = SystemTime::now();
     let organization = MeshConfig::default().trust_domain;
+    let mut kept = None;
     let (authority, tokens) = match settings {
         CaSettings::SelfSigned { dir: None } => (Authority::self_signed(&organization, now)?, TokenKey::generate()?),
         CaSettings::SelfSigned { dir: Some(dir) } => (Authority::kept(dir, &organization, now)?, TokenKey::kept(dir)?),
         CaSettings::PluggedIn { dir } => (Authority::plugged_in(dir)?, TokenKey::found(dir)?),
+        CaSettings::Cluster => {
+            let client = client.context("an authority of the cluster needs an API server: give --kubeconfig FILE")?;
+            let (authority, keeper) = cluster::load(client, ROOT_NAMESPACE, &organization, ROOT_TTL, now).await?;
+            kept = Some(keeper);
+            // Workloads show tokens of Kubernetes; those of this key are for this process alone.
+            (authority, TokenKey::generate()?)
+        }
     };
-    Ok((AuthorityHandle::new(authority), tokens))
+    Ok((AuthorityHandle::new(authority), tokens, kept))
 }
 
 /// Keeps the expiry of the authority in the metrics.

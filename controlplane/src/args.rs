@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use mesh_proto::names::port;
+use mesh_proto::names::{ROOT_NAMESPACE, port};
 
-use crate::app::{CaSettings, Settings};
+use crate::app::{CaSettings, Settings, Webhooks};
 use crate::push::Debounce;
+use crate::source::KubeSettings;
 
 /// Ferromesh's control plane.
 #[derive(Debug, Parser)]
@@ -32,7 +33,8 @@ pub struct Run {
     /// Directory or file of YAML, watched; may be given several times.
     #[arg(long = "config-dir", value_name = "DIR")]
     config_dirs: Vec<PathBuf>,
-    /// Refused: a Kubernetes source is not in this release.
+    /// Watch the objects of the cluster that this kubeconfig's current context names. In a pod, without --config-dir, the pod's own cluster is
+    /// watched.
     #[arg(long, value_name = "FILE")]
     kubeconfig: Option<PathBuf>,
     /// Plaintext xDS, and certificates for this machine.
@@ -44,10 +46,23 @@ pub struct Run {
     /// Metrics, version, debug pages.
     #[arg(long, value_name = "ADDR", default_value_t = any(port::MONITORING))]
     monitoring_addr: SocketAddr,
+    /// The webhooks that the API server calls, over TLS; without it there are none.
+    #[arg(long, alias = "httpsAddr", value_name = "ADDR", num_args = 0..=1, default_missing_value = "[::]:15017", value_parser = address)]
+    webhook_addr: Option<SocketAddr>,
+    /// Settings of sidecar injection in YAML, followed.
+    #[arg(long, value_name = "FILE", requires = "webhook_addr")]
+    injection_settings: Option<PathBuf>,
+    /// Revision of this control plane.
+    #[arg(long, env = "REVISION", value_name = "NAME", default_value = "default")]
+    revision: String,
+    /// Namespace of this control plane.
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME", default_value = ROOT_NAMESPACE)]
+    namespace: String,
     /// DNS domain of Kubernetes services.
     #[arg(long, default_value = "cluster.local")]
     domain: String,
-    /// Keep the self-signed root and the key of tokens in this directory; without it they last as long as the process.
+    /// Keep the self-signed root and the key of tokens in this directory. Without it they last as long as the process; with a cluster the authority is
+    /// that of secret cacerts or istio-ca-secret in istio-system.
     #[arg(long, value_name = "DIR", conflicts_with = "plugged_in_ca_dir")]
     ca_dir: Option<PathBuf>,
     /// Sign by the authority in this directory: ca-cert.pem, ca-key.pem, root-cert.pem, cert-chain.pem.
@@ -56,6 +71,9 @@ pub struct Run {
     /// Another name or address by which proxies reach the TLS port; may be given several times.
     #[arg(long = "serving-host", value_name = "HOST")]
     serving_hosts: Vec<String>,
+    /// Never write to the cluster, not even when this replica leads: neither the status of objects nor the mesh's roots.
+    #[arg(long)]
+    read_only: bool,
     /// Pause after the last change before it is published, milliseconds.
     #[arg(long, value_name = "MS", env = "PILOT_DEBOUNCE_AFTER_MS", default_value_t = 100)]
     debounce_quiet_ms: u64,
@@ -67,6 +85,12 @@ pub struct Run {
     push_throttle: Option<usize>,
 }
 
+/// An address, or `:PORT` on every one of them, as Istio's flags have it.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let everywhere = text.strip_prefix(':').map(|port| format!("[::]:{port}"));
+    everywhere.as_deref().unwrap_or(text).parse().map_err(|error: std::net::AddrParseError| error.to_string())
+}
+
 fn any(port: u16) -> SocketAddr {
     (IpAddr::V6(Ipv6Addr::UNSPECIFIED), port).into()
 }
@@ -74,24 +98,29 @@ fn any(port: u16) -> SocketAddr {
 impl Run {
     /// The settings that were meant; an error says what cannot be had.
     pub fn settings(self) -> anyhow::Result<Settings> {
-        if let Some(file) = self.kubeconfig {
-            anyhow::bail!(
-                "--kubeconfig {}: a Kubernetes source is not in this release; give the objects as files with --config-dir",
-                file.display()
-            );
-        }
+        let in_pod = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
+        let kubernetes = match &self.kubeconfig {
+            Some(file) => {
+                anyhow::ensure!(file.exists(), "--kubeconfig {}: there is no such file", file.display());
+                Some(KubeSettings { kubeconfig: self.kubeconfig.clone() })
+            }
+            None => (in_pod && self.config_dirs.is_empty()).then(KubeSettings::default),
+        };
+        let in_cluster = kubernetes.is_some();
         for path in &self.config_dirs {
             anyhow::ensure!(path.exists(), "--config-dir {}: there is no such file or directory", path.display());
         }
         Ok(Settings {
             config_dirs: self.config_dirs,
+            kubernetes,
             grpc_addr: Some(self.grpc_addr),
             secure_grpc_addr: Some(self.secure_grpc_addr),
             monitoring_addr: Some(self.monitoring_addr),
             domain: self.domain,
-            ca: match self.plugged_in_ca_dir {
-                Some(dir) => CaSettings::PluggedIn { dir },
-                None => CaSettings::SelfSigned { dir: self.ca_dir },
+            ca: match (self.plugged_in_ca_dir, self.ca_dir) {
+                (Some(dir), _) => CaSettings::PluggedIn { dir },
+                (None, None) if in_cluster => CaSettings::Cluster,
+                (None, dir) => CaSettings::SelfSigned { dir },
             },
             debounce: Debounce {
                 quiet: Duration::from_millis(self.debounce_quiet_ms),
@@ -99,6 +128,13 @@ impl Run {
             },
             push_throttle: self.push_throttle,
             serving_hosts: self.serving_hosts,
+            writes: !self.read_only,
+            webhooks: self.webhook_addr.map(|addr| Webhooks {
+                addr: Some(addr),
+                injection: self.injection_settings,
+                revision: self.revision,
+                namespace: self.namespace,
+            }),
         })
     }
 }
@@ -123,12 +159,27 @@ mod tests {
     }
 
     #[test]
+    fn webhooks_are_served_where_they_are_wanted() {
+        assert_eq!(run(&[]).unwrap().webhooks, None);
+        for (args, address) in [
+            (&["--webhook-addr"][..], "[::]:15017"),
+            (&["--httpsAddr", ":15018"], "[::]:15018"),
+            (&["--webhook-addr=127.0.0.1:1", "--revision", "canary"], "127.0.0.1:1"),
+        ] {
+            let webhooks = run(args).unwrap().webhooks.unwrap();
+            assert_eq!(webhooks.addr, Some(address.parse().unwrap()), "{args:?}");
+            assert_eq!(webhooks.revision, if args.len() == 3 { "canary" } else { "default" });
+        }
+    }
+
+    #[test]
     fn what_cannot_be_had_is_refused() {
         for (args, reason) in [
-            (&["--kubeconfig", "k"][..], "Kubernetes source is not in this release"),
+            (&["--kubeconfig", "/does/not/exist"][..], "no such file"),
             (&["--config-dir", "/does/not/exist"], "no such file or directory"),
             (&["--ca-dir", "a", "--plugged-in-ca-dir", "b"], "cannot be used with"),
             (&["--grpc-addr", "15010"], "invalid socket address"),
+            (&["--injection-settings", "a"], "--webhook-addr"),
         ] {
             let error = run(args).unwrap_err().to_string();
             assert!(error.contains(reason), "{error}");

@@ -17,7 +17,12 @@ async fn main() -> anyhow::Result<()> {
     // An error means that it is installed already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let plane = ControlPlane::start(run.settings()?).await?;
+    // An API server may be long in coming; whoever waits may end it.
+    let plane = tokio::select! {
+        plane = ControlPlane::start(run.settings()?) => plane?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     for finding in plane.findings() {
         tracing::warn!("{finding}");
     }

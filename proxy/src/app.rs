@@ -188,6 +188,11 @@ impl Proxy {
         self.running.store.load()
     }
 
+    /// Goes on, but tells whoever asks that it will go: the first step of an end that loses no request.
+    pub fn leave(&self) {
+        self.running.drain.advance(Phase::Leaving);
+    }
+
     /// Takes no new connections and lets those that stand finish for as long as `patience`; returns how many were left.
     pub async fn drain(&self, patience: Duration) -> usize {
         self.running.drain.drain(patience).await

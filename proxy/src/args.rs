@@ -72,6 +72,9 @@ pub struct Run {
     /// How long connections may take to finish when the proxy is told to end, in seconds.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub drain_time: Option<Duration>,
+    /// How long connections are still taken when the proxy is told to end, in seconds: until clients have heard that it goes.
+    #[arg(long, env = "MINIMUM_DRAIN_DURATION", value_name = "SECONDS", value_parser = seconds, default_value = "0")]
+    pub minimum_drain_time: Duration,
 }
 
 /// Settings of `probe`.

@@ -1,7 +1,7 @@
 //! Graceful shutdown: one switch, watched by every connection.
 //!
-//! Running → draining (listeners close, HTTP/1 answers with `Connection: close`, HTTP/2 says GOAWAY, streams finish) → stopped
-//! (what is left is cut).
+//! Running → leaving (connections are still taken, but readiness says no and HTTP/1 answers with `Connection: close`) → draining
+//! (listeners close, HTTP/2 says GOAWAY, streams finish) → stopped (what is left is cut).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
@@ -14,6 +14,8 @@ use tokio::sync::watch;
 pub enum Phase {
     /// Taking connections.
     Running,
+    /// About to go, which not all who send have heard.
+    Leaving,
     /// Finishing what is under way.
     Draining,
     /// Over.
@@ -58,7 +60,8 @@ impl Drain {
     pub fn phase(&self) -> Phase {
         match self.now.load(Ordering::Acquire) {
             0 => Phase::Running,
-            1 => Phase::Draining,
+            1 => Phase::Leaving,
+            2 => Phase::Draining,
             _ => Phase::Stopped,
         }
     }

@@ -33,6 +33,7 @@ pub mod listener;
 pub mod logging;
 pub mod memory;
 pub mod policy;
+pub mod probe;
 pub mod redirect;
 pub mod route;
 pub mod runtime;

@@ -1,9 +1,10 @@
 //! `cargo xtask bench`: our proxy beside Envoy and HAProxy, on one machine in one interleaved run.
 //!
 //! The main figure is **CPU-microseconds per request of the proxy's processes alone** at a fixed rate: it moves far less than throughput and
-//! latency when a neighbour is loud. Each repetition runs all proxies, in turns of order, each with fresh processes; ratios are of
-//! medians. Envoy and ours get the same bootstrap. Proxies share one core, the load and the backend another.
+//! latency when a neighbour is loud. Each repetition runs all proxies, in turns of order, each with fresh processes; ratios are
+//! medians of those of each repetition. Envoy and ours get the same bootstrap. Proxies share one core, the load and the backend another.
 
+mod clusters;
 mod load;
 mod peer;
 mod report;
@@ -16,7 +17,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{ci::tools, process};
 use peer::{Peer, Running, Topology};
-use report::Sample;
+use report::{Memory, Sample};
 use system::Tree;
 
 /// Arguments of `bench`.
@@ -28,13 +29,13 @@ pub struct Arguments {
     /// Whom; ratios are against the first.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Peer::Envoy, Peer::Haproxy, Peer::Ours])]
     peers: Vec<Peer>,
-    /// Repetitions; figures are medians.
+    /// Repetitions; figures are medians. With 0 only what clusters cost is measured.
     #[arg(long, default_value_t = 3)]
     reps: usize,
     /// Seconds of each phase.
     #[arg(long, default_value_t = 5)]
     seconds: u32,
-    /// Skip the memory phase.
+    /// Skip what measures memory: connections, clusters.
     #[arg(long)]
     no_memory: bool,
     /// Also write the table to this file.
@@ -45,7 +46,7 @@ pub struct Arguments {
 /// Connections that the load keeps open.
 const CONNECTIONS: u32 = 32;
 /// Idle connections of the memory phase.
-const IDLE_CONNECTIONS: usize = 1_000;
+const IDLE_CONNECTIONS: u32 = 1_000;
 
 /// How long after its last event a proxy's memory is read.
 const SETTLED_AFTER: Duration = Duration::from_secs(12);
@@ -60,7 +61,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     let programs = peer::Programs::find(&arguments.peers)?;
     system::certificates(&home.join("certs"))?;
     let mut samples = Vec::new();
-    for repetition in 0..arguments.reps.max(1) {
+    for repetition in 0..arguments.reps {
         for topology in &arguments.topology {
             let mut order = arguments.peers.clone();
             if repetition % 2 == 1 {
@@ -74,7 +75,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             }
         }
     }
-    let table = report::table(&arguments.topology, &arguments.peers, &samples);
+    let mut table = String::new();
+    if !samples.is_empty() {
+        table += &report::table(&arguments.topology, &arguments.peers, &samples);
+        table += "\n";
+    }
+    if !arguments.no_memory {
+        table += &clusters::table(&programs, &home, &arguments.peers)?;
+    }
     println!("\n{table}");
     if let Some(path) = &arguments.out {
         std::fs::write(path, table)?;
@@ -101,7 +109,7 @@ fn measure(
     // As many as would take about as long at the speed of a good proxy; h2load ends with the last of them.
     let most = load::run(&url, http2, CONNECTIONS, rate * arguments.seconds * 2, None, &running.folder)?;
     let after = cpu(&running.proxies)?;
-    let many = if arguments.no_memory || http2 { None } else { Some(connected(&running)?) };
+    let memory = if arguments.no_memory || http2 { None } else { Some(Memory::measure(&running)?) };
     if steady.failed + most.failed > 0 {
         bail!("{} requests failed", steady.failed + most.failed);
     }
@@ -112,7 +120,7 @@ fn measure(
         p50: steady.p50,
         p99: steady.p99,
         idle,
-        connected: many,
+        memory,
     })
 }
 
@@ -126,11 +134,15 @@ fn settled(proxies: &[Tree]) -> Result<f64> {
     proxies.iter().map(Tree::resident_mib).sum()
 }
 
-/// Resident memory with many connections open that each made one request.
-fn connected(running: &Running) -> Result<f64> {
-    let mut open = Vec::with_capacity(IDLE_CONNECTIONS);
-    for _ in 0..IDLE_CONNECTIONS {
-        open.push(load::one_request(running.listen)?);
+impl Memory {
+    /// Of proxies that served; their connections are open and idle when they are counted, each after one request.
+    fn measure(running: &Running) -> Result<Self> {
+        let served = settled(&running.proxies)?;
+        let mut open = Vec::with_capacity(IDLE_CONNECTIONS as usize);
+        for _ in 0..IDLE_CONNECTIONS {
+            open.push(load::one_request(running.listen)?);
+        }
+        let each = (settled(&running.proxies)? - served) * 1024.0 / f64::from(IDLE_CONNECTIONS);
+        Ok(Self { served, each })
     }
-    settled(&running.proxies)
 }

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
 
+pub use kind::{down, kubeconfig, load, up};
 pub use parts::build as build_parts;
 
 use crate::ci::tools;
@@ -94,6 +95,14 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Command::Engine { action: Action::Start } => engine::start(),
         Command::Engine { action: Action::Stop } => engine::stop(),
     }
+}
+
+/// The user's own kubectl, or the one that is built.
+pub fn kubectl() -> Result<String> {
+    if process::exists("kubectl") {
+        return Ok("kubectl".to_owned());
+    }
+    Ok(parts::build(&["kubectl"])?.iter().map(|path| text(path)).collect())
 }
 
 /// What clusters keep between runs and between clones.

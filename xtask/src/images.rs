@@ -37,6 +37,14 @@ pub struct Arguments {
     output: Option<PathBuf>,
 }
 
+impl Arguments {
+    /// All images, in the usual place.
+    pub fn all(profile: &str, hub: &str, tag: &str) -> Self {
+        let [profile, hub, tag] = [profile, hub, tag].map(str::to_owned);
+        Self { names: Vec::new(), profile, hub, tag, output: None }
+    }
+}
+
 /// What an image is for.
 struct Recipe {
     name: &'static str,
@@ -90,19 +98,19 @@ const RECIPES: &[Recipe] = &[
 /// Nobody but the redirect step needs to be root, and that says so in its pod.
 const USER: u32 = 1337;
 
-/// Builds the programs and their images.
-pub fn run(arguments: &Arguments) -> Result<()> {
+/// Builds the programs and their images; returns the names of the images.
+pub fn run(arguments: &Arguments) -> Result<Vec<String>> {
     let chosen = choose(&arguments.names)?;
     let packages: Vec<&str> = chosen.iter().flat_map(|recipe| ["-p", recipe.program]).collect();
     process::run("cargo", &[&["build", "--bins", "--profile", &arguments.profile], &packages[..]].concat())?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| "target".into(), PathBuf::from);
-    let target = process::root().join(target);
+    let target = process::target();
     // The profile `dev` builds into a folder of another name.
     let built = target.join(if arguments.profile == "dev" { "debug" } else { &arguments.profile });
     let folder = arguments.output.clone().unwrap_or_else(|| target.join("images"));
     let packages = sbom::Packages::read()?;
     let revision = process::output("git", &["rev-parse", "HEAD"]).map(|text| text.trim().to_owned()).ok();
     let mut layout = Layout::create(&folder)?;
+    let mut made = Vec::new();
     for recipe in chosen {
         let program = built.join(recipe.program);
         let reference = format!("{}/{}:{}", arguments.hub, recipe.name, arguments.tag);
@@ -127,10 +135,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         };
         let (digest, size) = layout.add(&image)?;
         println!("{reference}  {digest}  {:.1} MiB", size as f64 / f64::from(1 << 20));
+        made.push(reference);
     }
     layout.close()?;
     println!("OCI layout in {}", folder.display());
-    load(&folder)
+    load(&folder)?;
+    Ok(made)
 }
 
 fn choose(names: &[String]) -> Result<Vec<&'static Recipe>> {

@@ -6,6 +6,7 @@ mod bench;
 mod ci;
 mod cluster;
 mod codegen;
+mod e2e;
 mod fuzz;
 mod images;
 mod process;
@@ -30,6 +31,8 @@ enum Command {
     Cluster(cluster::Arguments),
     /// Generated code and descriptors of `proto`.
     Codegen(codegen::Arguments),
+    /// The mesh on a real cluster, from images to `meshctl uninstall`.
+    E2e(e2e::Arguments),
     /// libFuzzer on the targets of proxy/fuzz.
     Fuzz(fuzz::Arguments),
     /// Container images of the programs.
@@ -44,8 +47,9 @@ fn main() -> anyhow::Result<()> {
         Command::Ci(arguments) => ci::run(&arguments),
         Command::Cluster(arguments) => cluster::run(&arguments),
         Command::Codegen(arguments) => codegen::run(&arguments),
+        Command::E2e(arguments) => e2e::run(&arguments),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
-        Command::Images(arguments) => images::run(&arguments),
+        Command::Images(arguments) => images::run(&arguments).map(drop),
         Command::Tidy => tidy::run(),
     }
 }

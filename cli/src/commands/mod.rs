@@ -5,6 +5,7 @@ pub mod check;
 pub mod completion;
 pub mod create_remote_secret;
 pub mod demo;
+pub mod inject;
 pub mod install;
 pub mod local;
 pub mod manifest;

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::{CLOCK_SKEW, CaError, DEFAULT_TTL, MAX_TTL, csr, load};
 
 /// Lifetime of a self-signed root (CA4).
-const ROOT_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+pub const ROOT_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// An issuing certificate with its key, and the roots that are trusted.
 pub struct Authority {
@@ -63,7 +63,7 @@ impl Authority {
 
     /// A plugged-in authority (CA5): `ca-cert.pem`, `ca-key.pem`, `root-cert.pem` and, if there are certificates in between, `cert-chain.pem`.
     pub fn plugged_in(directory: &Path) -> Result<Self, CaError> {
-        load::plugged_in(directory)
+        load::plugged_in(load::Place::Directory(directory))
     }
 
     /// An authority of these parts. `chain` begins with the certificate of `key`; each is signed by the next, and the last by one of the

@@ -1,11 +1,13 @@
-//! The authority's files, and whether the certificates in them belong together.
+//! The authority's files or secret, and whether the certificates in them belong together.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use k8s_openapi::ByteString;
 use rcgen::{KeyPair, PublicKeyData};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -34,7 +36,10 @@ pub(super) fn kept(
 ) -> Result<Authority, CaError> {
     let (certificate_path, key_path) = (directory.join(CERTIFICATE), directory.join(KEY));
     let (certificates, key) = match (certificate_path.exists(), key_path.exists()) {
-        (true, true) => (certificates(&certificate_path)?, key(&key_path)?),
+        (true, true) => {
+            let place = Place::Directory(directory);
+            (place.certificates(CERTIFICATE)?, place.key()?)
+        }
         (false, false) => {
             let (certificate, key) = make()?;
             write_private(&key_path, &key.serialize_pem())?;
@@ -50,12 +55,71 @@ pub(super) fn kept(
     Authority::new(key, certificates.clone(), certificates)
 }
 
-/// The plugged-in authority of a directory.
-pub(super) fn plugged_in(directory: &Path) -> Result<Authority, CaError> {
-    let issuing = certificates(&directory.join(CERTIFICATE))?;
-    let roots = certificates(&directory.join(ROOTS))?;
-    let chain_path = directory.join(CHAIN);
-    let above = if chain_path.exists() { certificates_or_none(&chain_path)? } else { Vec::new() };
+/// Where the parts of an authority are.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place<'a> {
+    /// Files of a directory.
+    Directory(&'a Path),
+    /// Entries of a secret.
+    Secret {
+        /// `NAMESPACE/NAME`.
+        name: &'a str,
+        data: &'a BTreeMap<String, ByteString>,
+    },
+}
+
+impl Place<'_> {
+    /// A part; absent if there is none.
+    fn find(self, part: &str) -> Result<Option<Vec<u8>>, CaError> {
+        match self {
+            Self::Directory(directory) => match fs::read(directory.join(part)) {
+                Ok(bytes) => Ok(Some(bytes)),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(self.wrong(part, error.to_string())),
+            },
+            Self::Secret { data, .. } => Ok(data.get(part).map(|bytes| bytes.0.clone())),
+        }
+    }
+
+    fn wrong(self, part: &str, reason: String) -> CaError {
+        let path = match self {
+            Self::Directory(directory) => directory.join(part),
+            Self::Secret { name, .. } => Path::new("secret").join(name).join(part),
+        };
+        CaError::File { path, reason }
+    }
+
+    fn read(self, part: &str) -> Result<Vec<u8>, CaError> {
+        self.find(part)?.ok_or_else(|| self.wrong(part, "is missing".to_owned()))
+    }
+
+    fn certificates(self, part: &str) -> Result<Vec<CertificateDer<'static>>, CaError> {
+        let found = self.certificates_of(part, &self.read(part)?)?;
+        if found.is_empty() {
+            return Err(self.wrong(part, "holds no PEM block CERTIFICATE".to_owned()));
+        }
+        Ok(found)
+    }
+
+    fn certificates_of(self, part: &str, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, CaError> {
+        let all: Result<_, _> = CertificateDer::pem_slice_iter(bytes).collect();
+        all.map_err(|error| self.wrong(part, format!("is no PEM: {error}")))
+    }
+
+    fn key(self) -> Result<KeyPair, CaError> {
+        let text = String::from_utf8(self.read(KEY)?).map_err(|_| self.wrong(KEY, "is no PEM".to_owned()))?;
+        KeyPair::from_pem(&text).map_err(|error| self.wrong(KEY, format!("holds no usable key: {error}")))
+    }
+}
+
+/// The plugged-in authority of a place.
+pub(super) fn plugged_in(place: Place<'_>) -> Result<Authority, CaError> {
+    let issuing = place.certificates(CERTIFICATE)?;
+    let roots = place.certificates(ROOTS)?;
+    let above = match place.find(CHAIN)? {
+        Some(bytes) => place.certificates_of(CHAIN, &bytes)?,
+        None => Vec::new(),
+    };
     // The chain file begins with the issuer by Istio's custom, but not everybody's does.
     let mut chain: Vec<CertificateDer<'static>> = Vec::new();
     for certificate in issuing.into_iter().chain(above) {
@@ -63,7 +127,22 @@ pub(super) fn plugged_in(directory: &Path) -> Result<Authority, CaError> {
             chain.push(certificate);
         }
     }
-    Authority::new(key(&directory.join(KEY))?, chain, roots)
+    Authority::new(place.key()?, chain, roots)
+}
+
+/// The self-signed root of a secret: what [`written`] made.
+pub(super) fn self_signed(place: Place<'_>) -> Result<Authority, CaError> {
+    let certificates = place.certificates(CERTIFICATE)?;
+    let roots = if place.find(ROOTS)?.is_some() { place.certificates(ROOTS)? } else { certificates.clone() };
+    Authority::new(place.key()?, certificates, roots)
+}
+
+/// The parts of a self-signed root, as a secret keeps them. Istio's names.
+pub(super) fn written(certificate: &CertificateDer<'_>, key: &KeyPair) -> BTreeMap<String, ByteString> {
+    let certificate = ByteString(pem(certificate).into_bytes());
+    let parts =
+        [(CERTIFICATE, certificate.clone()), (KEY, ByteString(key.serialize_pem().into_bytes())), (ROOTS, certificate)];
+    parts.into_iter().map(|(part, bytes)| (part.to_owned(), bytes)).collect()
 }
 
 /// Checks that the key is the first certificate's, that each is signed by the next, and the last by a root. Returns while all hold.
@@ -117,31 +196,6 @@ fn time(seconds: i64) -> SystemTime {
     // The year 9999 is the last that a certificate can name.
     const LAST: u64 = 253_402_300_799;
     SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0).min(LAST))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, CaError> {
-    fs::read(path).map_err(|error| CaError::File { path: path.to_owned(), reason: error.to_string() })
-}
-
-fn certificates_or_none(path: &Path) -> Result<Vec<CertificateDer<'static>>, CaError> {
-    CertificateDer::pem_slice_iter(&read(path)?)
-        .collect::<Result<_, _>>()
-        .map_err(|error| CaError::File { path: path.to_owned(), reason: format!("is no PEM: {error}") })
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, CaError> {
-    let found = certificates_or_none(path)?;
-    if found.is_empty() {
-        return Err(CaError::File { path: path.to_owned(), reason: "holds no PEM block CERTIFICATE".to_owned() });
-    }
-    Ok(found)
-}
-
-fn key(path: &Path) -> Result<KeyPair, CaError> {
-    let text = String::from_utf8(read(path)?)
-        .map_err(|_| CaError::File { path: path.to_owned(), reason: "is no PEM".to_owned() })?;
-    KeyPair::from_pem(&text)
-        .map_err(|error| CaError::File { path: path.to_owned(), reason: format!("holds no usable key: {error}") })
 }
 
 /// Writes a file that only its owner may read.

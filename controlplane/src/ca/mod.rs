@@ -1,12 +1,15 @@
 //! The certificate authority: who may have a certificate, and what is in it.
 //!
-//! Workloads send a CSR by [`service`]; who they are was settled by [`crate::xds::auth`] from a mesh certificate or a [`token`];
+//! Workloads send a CSR by [`service`]; who they are was settled by [`crate::xds::auth`] from a mesh certificate, a [`token`] of ours, or one of Kubernetes' ([`review`]);
 //! [`authority`] signs. [`serving`] keeps the control plane's own certificate fresh.
 
 pub mod authority;
+pub mod cluster;
 pub mod csr;
 mod load;
 pub mod reload;
+pub mod review;
+pub mod roots;
 pub mod service;
 pub mod serving;
 pub mod token;
@@ -45,6 +48,14 @@ pub enum CaError {
         /// Which.
         path: PathBuf,
         /// What is wrong with it.
+        reason: String,
+    },
+    /// The secret that keeps the authority.
+    #[error("{secret}: {reason}")]
+    Secret {
+        /// `NAMESPACE/NAME`.
+        secret: String,
+        /// Why it cannot be read or made.
         reason: String,
     },
     /// Certificates that do not belong together.

@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::{AuthorityHandle, CaError};
 use crate::metrics::Metrics;
-use crate::xds::auth::Authenticator;
+use crate::xds::auth::{Authenticator, Shown};
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -29,7 +29,11 @@ impl IstioCertificateService for CertificateService {
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         self.metrics.csr_received.increment(1);
         let now = SystemTime::now();
-        let identity = self.authenticator.for_certificate(&request, now).inspect_err(|status| {
+        let identity = match Shown::by(&request) {
+            Ok(shown) => self.authenticator.for_certificate(&shown, now).await,
+            Err(status) => Err(status),
+        };
+        let identity = identity.inspect_err(|status| {
             self.metrics.csr_unauthenticated.increment(1);
             tracing::info!(reason = status.message(), "a certificate request is refused");
         })?;

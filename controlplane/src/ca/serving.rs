@@ -17,10 +17,20 @@ use mesh_proto::names::CONTROL_PLANE_HOST;
 /// The wait before another try after a failure.
 const RETRY: Duration = Duration::from_secs(30);
 
-/// TLS settings of the control plane's secure port, always of a certificate that holds.
+/// TLS settings of the control plane's secure ports, always of a certificate that holds.
 #[derive(Debug, Clone)]
 pub struct ServingTls {
-    config: Arc<ArcSwap<rustls::ServerConfig>>,
+    configs: Arc<ArcSwap<Configs>>,
+    https: bool,
+}
+
+/// The same certificate for two kinds of callers.
+#[derive(Debug)]
+struct Configs {
+    /// Proxies, by HTTP/2, with the mesh's certificates if they have them.
+    grpc: Arc<rustls::ServerConfig>,
+    /// The API server, by any HTTP, with whatever certificate it has or none.
+    https: Arc<rustls::ServerConfig>,
 }
 
 impl ServingTls {
@@ -28,9 +38,9 @@ impl ServingTls {
     pub fn start(authority: AuthorityHandle, hosts: Vec<String>, stop: CancellationToken) -> Result<Self, CaError> {
         let mut changed = authority.subscribe();
         changed.mark_unchanged();
-        let (config, mut renew) = build(&authority.load(), &hosts, SystemTime::now())?;
-        let serving = Self { config: Arc::new(ArcSwap::from_pointee(config)) };
-        let cell = serving.config.clone();
+        let (configs, mut renew) = build(&authority.load(), &hosts, SystemTime::now())?;
+        let serving = Self { configs: Arc::new(ArcSwap::from_pointee(configs)), https: false };
+        let cell = serving.configs.clone();
         tokio::spawn(async move {
             loop {
                 tokio::select! {
@@ -39,8 +49,8 @@ impl ServingTls {
                     changed = changed.changed() => if changed.is_err() { return },
                 }
                 match build(&authority.load(), &hosts, SystemTime::now()) {
-                    Ok((config, next)) => {
-                        cell.store(Arc::new(config));
+                    Ok((configs, next)) => {
+                        cell.store(Arc::new(configs));
                         renew = next;
                         tracing::info!(renew_in_seconds = renew.as_secs(), "the control plane has a new certificate");
                     }
@@ -54,18 +64,20 @@ impl ServingTls {
         Ok(serving)
     }
 
+    /// The same for callers that are no proxies: the API server and its webhooks.
+    pub fn https(&self) -> Self {
+        Self { https: true, ..self.clone() }
+    }
+
     /// The settings of now.
     pub fn config(&self) -> Arc<rustls::ServerConfig> {
-        self.config.load_full()
+        let configs = self.configs.load();
+        if self.https { configs.https.clone() } else { configs.grpc.clone() }
     }
 }
 
 /// Settings with a new certificate, and the time until half of its life.
-fn build(
-    authority: &Authority,
-    hosts: &[String],
-    now: SystemTime,
-) -> Result<(rustls::ServerConfig, Duration), CaError> {
+fn build(authority: &Authority, hosts: &[String], now: SystemTime) -> Result<(Configs, Duration), CaError> {
     let crypto = |error: &dyn std::fmt::Display| CaError::Crypto(error.to_string());
     let key = KeyPair::generate()?;
     let mut names =
@@ -91,16 +103,24 @@ fn build(
         .clear_root_hint_subjects()
         .build()
         .map_err(|error| crypto(&error))?;
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+    let mut grpc = rustls::ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| crypto(&error))?
         .with_client_cert_verifier(verifier)
         .with_single_cert(signed.chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into())
         .map_err(|error| crypto(&error))?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    // A resumed session would outlive a changed trust bundle.
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    config.send_tls13_tickets = 0;
+    grpc.alpn_protocols = vec![b"h2".to_vec()];
+    let mut https = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| crypto(&error))?
+        .with_no_client_auth()
+        .with_cert_resolver(grpc.cert_resolver.clone());
+    https.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    for config in [&mut grpc, &mut https] {
+        // A resumed session would outlive a changed trust bundle.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     // Never a tight loop, even if the authority is about to expire.
-    Ok((config, half.max(Duration::from_secs(1))))
+    Ok((Configs { grpc: Arc::new(grpc), https: Arc::new(https) }, half.max(Duration::from_secs(1))))
 }

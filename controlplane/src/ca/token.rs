@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::{CLOCK_SKEW, CaError, load};
 
 /// The longest token that is read, bytes.
-const MAX_TOKEN: usize = 8192;
+pub(super) const MAX_TOKEN: usize = 8192;
 /// `iss` of our tokens.
 const ISSUER: &str = "ferromesh";
 /// Name of the key's file.
@@ -58,6 +58,19 @@ pub struct Subject {
     pub service_account: String,
 }
 
+impl Subject {
+    /// Reads Kubernetes' name for a service account.
+    pub(super) fn parse(name: &str) -> Result<Self, TokenError> {
+        let subject = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
+        match subject {
+            Some((namespace, account)) if !namespace.is_empty() && !account.is_empty() && !account.contains(':') => {
+                Ok(Self { namespace: namespace.to_owned(), service_account: account.to_owned() })
+            }
+            _ => Err(TokenError::Subject),
+        }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Header {
     alg: String,
@@ -70,9 +83,19 @@ struct Header {
 
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
-enum Audience {
+pub(super) enum Audience {
     One(String),
     Many(Vec<String>),
+}
+
+impl Audience {
+    /// True if the token is meant for this one.
+    pub(super) fn is_for(&self, name: &str) -> bool {
+        match self {
+            Self::One(one) => one == name,
+            Self::Many(all) => all.iter().any(|one| one == name),
+        }
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -205,20 +228,10 @@ impl TokenKey {
         if claims.nbf > now.saturating_add(CLOCK_SKEW.as_secs()) {
             return Err(TokenError::NotYet);
         }
-        let intended = match &claims.aud {
-            Audience::One(one) => one == TOKEN_AUDIENCE,
-            Audience::Many(all) => all.iter().any(|one| one == TOKEN_AUDIENCE),
-        };
-        if !intended || claims.iss != ISSUER {
+        if !claims.aud.is_for(TOKEN_AUDIENCE) || claims.iss != ISSUER {
             return Err(TokenError::Audience);
         }
-        let subject = claims.sub.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
-        match subject {
-            Some((namespace, account)) if !namespace.is_empty() && !account.is_empty() && !account.contains(':') => {
-                Ok(Subject { namespace: namespace.to_owned(), service_account: account.to_owned() })
-            }
-            _ => Err(TokenError::Subject),
-        }
+        Subject::parse(&claims.sub)
     }
 }
 

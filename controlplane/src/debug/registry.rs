@@ -99,18 +99,21 @@ fn written(object: &Object) -> Value {
         Err(error) => json!({ "error": error.to_string() }),
     };
     let origin = object.origin.to_string();
-    // Kubernetes' objects are kept whole, of Istio's only the spec.
+    let mut metadata = json!({
+        "name": *object.key.name,
+        "labels": object.meta.labels,
+        "annotations": object.meta.annotations,
+    });
+    if !object.key.namespace.is_empty() {
+        metadata["namespace"] = json!(*object.key.namespace);
+    }
+    // Of Istio's objects only the spec is kept.
     if let Some(info) = KINDS.iter().find(|info| info.kind == kind) {
         let version = info.versions.first().copied().unwrap_or_default();
         return json!({
             "apiVersion": format!("{}/{version}", info.group),
             "kind": kind,
-            "metadata": {
-                "name": *object.key.name,
-                "namespace": *object.key.namespace,
-                "labels": object.meta.labels,
-                "annotations": object.meta.annotations,
-            },
+            "metadata": metadata,
             "spec": body,
             "origin": origin,
         });
@@ -122,12 +125,9 @@ fn written(object: &Object) -> Value {
                 data.values_mut().for_each(|value| *value = json!("(hidden)"));
             }
         }
-        // The last applied text holds them as well.
-        if let Some(Value::Object(annotations)) = body.pointer_mut("/metadata/annotations") {
-            annotations.clear();
-        }
     }
     if let Value::Object(fields) = &mut body {
+        fields.insert("metadata".to_owned(), metadata);
         fields.insert("origin".to_owned(), json!(origin));
     }
     body

@@ -2,7 +2,8 @@
 //! dialed: without them all TCP services of one port look alike.
 //!
 //! An address follows from the name alone, so that it stays the same over restarts and in every control plane. Where two names fall on
-//! one address, the older object keeps it and the younger one moves on; that is the only case in which another object matters.
+//! one address, the older object keeps it and the younger one moves on; that is the only case in which another object matters, and so that
+//! neither moves when the other goes, what an object's status records comes first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,8 +15,11 @@ use super::{Name, Registry, Resolution, Service};
 /// How many addresses 240.240.0.0/16 has; the same number of the other version are in use.
 const SLOTS: u32 = 1 << 16;
 
+/// Addresses that objects record, by namespace and host.
+pub type Recorded = BTreeMap<(Name, Name), Vec<IpAddr>>;
+
 /// Gives addresses to all services that are to have some; those of one namespace and host share theirs.
-pub fn allocate(services: &mut [Service]) {
+pub fn allocate(services: &mut [Service], recorded: &Recorded) {
     let wanting = services.iter().filter(|service| wants(service));
     let mut names: BTreeMap<(Name, Name), i64> = BTreeMap::new();
     for service in wanting {
@@ -27,7 +31,17 @@ pub fn allocate(services: &mut [Service]) {
     order.sort();
     let mut taken = BTreeSet::new();
     let mut found = BTreeMap::new();
+    for (_, key) in &order {
+        let slot = recorded.get(key).and_then(|addresses| addresses.iter().find_map(slot));
+        if let Some(slot) = slot.filter(|slot| !taken.contains(slot)) {
+            taken.insert(slot);
+            found.insert(key.clone(), slot);
+        }
+    }
     for (_, key) in order {
+        if found.contains_key(&key) {
+            continue;
+        }
         match free_slot(&key, &taken) {
             Some(slot) => {
                 taken.insert(slot);
@@ -61,6 +75,18 @@ fn free_slot((namespace, host): &(Name, Name), taken: &BTreeSet<u16>) -> Option<
     candidates.find(|slot| !taken.contains(slot))
 }
 
+/// The slot of an address that [`addresses`] gave.
+fn slot(address: &IpAddr) -> Option<u16> {
+    let slot = match address {
+        IpAddr::V4(address) => {
+            let [_, _, high, low] = address.octets();
+            u16::from_be_bytes([high, low])
+        }
+        IpAddr::V6(address) => address.segments()[7],
+    };
+    (addresses(slot).contains(address) && !matches!(slot & 0xff, 0 | 0xff)).then_some(slot)
+}
+
 /// Networks of both versions that nobody routes (RFC 1112, RFC 5180), as Istio takes them.
 fn addresses(slot: u16) -> [IpAddr; 2] {
     let [high, low] = slot.to_be_bytes();
@@ -70,8 +96,8 @@ fn addresses(slot: u16) -> [IpAddr; 2] {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::super::Model;
     use super::super::tests::objects;
+    use super::super::{Change, Model, Object};
     use super::*;
 
     fn entry(name: &str, spec: &str) -> String {
@@ -135,6 +161,40 @@ mod tests {
             let (keeps, moves) = if one < other { (&first, &second) } else { (&second, &first) };
             assert_eq!(found[keeps], expected);
             assert_ne!(found[moves], expected);
+        }
+    }
+
+    #[test]
+    fn what_is_recorded_comes_first() {
+        let yaml = entry(
+            "one",
+            "}\nspec: {hosts: [a.example], resolution: DNS, ports: [{number: 1, name: tcp, protocol: TCP}]}",
+        );
+        let record = |model: &mut Model, recorded: &[&str]| {
+            let changes = objects(&yaml).into_iter().map(|change| match change {
+                Change::Set(object) => {
+                    let recorded = recorded.iter().map(|one| (Name::from("a.example"), one.parse().unwrap())).collect();
+                    Change::Set(std::sync::Arc::new(Object { recorded, ..(*object).clone() }))
+                }
+                other => other,
+            });
+            model.apply(changes.collect())
+        };
+        let address = |model: &Model| model.context().all_services().next().unwrap().auto_addresses.clone();
+        let mut model = Model::default();
+        assert!(record(&mut model, &[]).full);
+        let own = address(&model);
+        // What the mesh itself wrote changes nothing.
+        let texts: Vec<String> = own.iter().map(ToString::to_string).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        assert!(record(&mut model, &texts).is_empty());
+        for (recorded, expected) in [
+            (&["240.240.1.2"][..], addresses(0x0102).to_vec()),
+            (&["2001:2::f0f0:103", "240.240.1.3"], addresses(0x0103).to_vec()),
+            (&["10.0.0.1", "2001:2::1", "240.240.1.0"], own.clone()),
+        ] {
+            assert!(record(&mut model, recorded).full, "{recorded:?}");
+            assert_eq!(address(&model), expected, "{recorded:?}");
         }
     }
 

@@ -162,6 +162,11 @@ impl PushContext {
         &self.services.by_host
     }
 
+    /// What all services are kept in. It is another after any of them changes; endpoints are kept elsewhere.
+    pub fn service_index(&self) -> Arc<Services> {
+        self.services.clone()
+    }
+
     /// Every service, by host; several of one host in no certain order.
     pub fn all_services(&self) -> impl Iterator<Item = &Arc<Service>> {
         self.services.by_host.values().flatten()

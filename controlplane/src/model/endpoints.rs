@@ -247,6 +247,7 @@ fn anonymous(namespace: &Name, addresses: Vec<IpAddr>, locality: Name) -> Worklo
         labels: BTreeMap::new(),
         service_account: "".into(),
         locality,
+        node: "".into(),
         network: "".into(),
         cluster: "".into(),
         mtls: false,

@@ -46,10 +46,20 @@ pub fn service(object: &Object, raw: &kube::Service, export_default: &[String], 
         },
         external: external_name,
         headless,
+        node_local: !external_name && spec.internal_traffic_policy.as_deref() == Some("Local"),
+        prefers_near: {
+            let annotation = object.meta.annotations.get(annotation::TRAFFIC_DISTRIBUTION);
+            annotation.or(spec.traffic_distribution.as_ref()).is_some_and(|word| prefers_near(word))
+        },
         selector: spec.selector.filter(|labels| !labels.is_empty() && !external_name),
         export_to: ExportTo::of(&export, export_default, namespace),
         subject_alt_names: Vec::new(),
     }
+}
+
+/// True for the words by which a service prefers near endpoints; validation reports others.
+pub fn prefers_near(distribution: &str) -> bool {
+    matches!(distribution, "PreferClose" | "PreferSameZone")
 }
 
 fn port(raw: &kube::ServicePort) -> Option<ServicePort> {
@@ -109,6 +119,7 @@ pub fn workload(object: &Object, raw: &kube::Pod, localities: &BTreeMap<Name, Na
         labels: meta.labels.clone(),
         service_account: account.into(),
         locality,
+        node: spec.node_name.as_deref().unwrap_or_default().into(),
         network: meta.labels.get(label::NETWORK).map_or("", String::as_str).into(),
         cluster: meta.labels.get(label::CLUSTER).map_or("", String::as_str).into(),
         mtls: speaks_mesh_tls(meta),
@@ -197,6 +208,28 @@ mod tests {
         ] {
             let yaml = format!("metadata: {{name: web-5d4f-x1, labels: {{{labels}}}, {reference}}}");
             assert_eq!(owner_of(&yaml), expected, "{yaml}");
+        }
+    }
+
+    #[test]
+    fn a_pod_is_where_its_label_says_else_where_its_node_is() {
+        let localities = BTreeMap::from([(Name::from("n"), Name::from("r/z"))]);
+        for (labels, node, expected) in [
+            ("{}", "n", "r/z"),
+            ("{}", "other", ""),
+            ("{istio-locality: a.b.c}", "n", "a/b/c"),
+            ("{istio-locality: a/b}", "other", "a/b"),
+            ("{istio-locality: ''}", "n", "r/z"),
+        ] {
+            let labels: BTreeMap<String, String> = yaml_serde::from_str(labels).unwrap();
+            let pod = format!("spec: {{nodeName: {node}, containers: []}}\nstatus: {{podIP: 10.0.0.1}}\n");
+            let pod: kube::Pod = yaml_serde::from_str(&pod).unwrap();
+            let key = Key { kind: super::super::Kind::Pod, namespace: "a".into(), name: "p".into() };
+            let meta = Meta { labels: labels.clone(), ..Meta::default() };
+            let spec = super::super::Spec::Pod(pod.clone());
+            let object = Object { key, meta, origin: Default::default(), spec, recorded: Vec::new() };
+            let found = workload(&object, &pod, &localities).unwrap();
+            assert_eq!((&*found.locality, &*found.node), (expected, node), "{labels:?}");
         }
     }
 

@@ -4,6 +4,7 @@
 
 pub mod auto_address;
 pub mod context;
+pub mod credentials;
 pub mod delegate;
 pub mod destination_rule;
 pub mod endpoints;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -90,7 +91,7 @@ pub struct Meta {
     pub generation: i64,
 }
 
-/// The body of an object. Kubernetes' objects are kept whole; of Istio's only the `spec`.
+/// The body of an object: of Istio's the `spec`, of Kubernetes' what the mesh reads. Names, labels and annotations are in [`Object`].
 #[derive(Debug, Clone, PartialEq)]
 #[allow(missing_docs, clippy::large_enum_variant)]
 pub enum Spec {
@@ -129,6 +130,15 @@ pub struct Object {
     pub origin: Origin,
     /// Its body.
     pub spec: Spec,
+    /// Addresses that the mesh gave the hosts of a ServiceEntry before, by `status.addresses` (SE8); empty for other kinds.
+    pub recorded: Vec<(Name, IpAddr)>,
+}
+
+impl Object {
+    /// True if the two differ in nothing but the addresses that the mesh gave.
+    pub fn is_but_recorded(&self, other: &Self) -> bool {
+        (&self.key, &self.meta, &self.origin, &self.spec) == (&other.key, &other.meta, &other.origin, &other.spec)
+    }
 }
 
 /// What a source tells the model. A batch of changes is applied as one.

@@ -41,6 +41,10 @@ pub struct Service {
     pub selector: Option<BTreeMap<String, String>>,
     /// Who may see it; resolved: `.` is replaced by the namespace.
     pub export_to: ExportTo,
+    /// Only endpoints on the client's own node are called (`internalTrafficPolicy: Local`, G15).
+    pub node_local: bool,
+    /// Nearer endpoints are called first, whether failing ones are noticed or not (`trafficDistribution`, G15).
+    pub prefers_near: bool,
     /// Subject names that certificates of endpoints may have (SE5); empty leaves it to the endpoints' service accounts.
     pub subject_alt_names: Vec<String>,
 }
@@ -253,6 +257,8 @@ pub struct Workload {
     pub service_account: Name,
     /// `region/zone/subzone`; empty parts unknown.
     pub locality: Name,
+    /// Node that it runs on; empty if unknown.
+    pub node: Name,
     /// Network.
     pub network: Name,
     /// Kubernetes cluster.

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use mesh_proto::crd::{self, service_entry as raw};
-use mesh_proto::names::label;
+use mesh_proto::names::{annotation, label};
 
+use super::kubernetes::prefers_near;
 use super::{
     Address, Endpoint, ExportTo, Key, Meta, Name, Object, Protocol, Registry, Resolution, Service, ServicePort,
     Workload,
@@ -41,6 +42,12 @@ pub fn services(object: &Object, entry: &crd::ServiceEntry, export_default: &[St
         },
         external: entry.location == raw::Location::MeshExternal,
         headless: false,
+        node_local: false,
+        prefers_near: object
+            .meta
+            .annotations
+            .get(annotation::TRAFFIC_DISTRIBUTION)
+            .is_some_and(|word| prefers_near(word)),
         selector: entry.workload_selector.as_ref().map(|selector| selector.labels.clone()),
         export_to: export_to.clone(),
         subject_alt_names: entry.subject_alt_names.clone(),
@@ -75,6 +82,7 @@ pub fn workload(name: &Name, namespace: &Name, meta: &Meta, entry: &crd::Workloa
         addresses: entry.address.parse().into_iter().collect(),
         service_account: entry.service_account.as_str().into(),
         locality: entry.locality.trim_end_matches('/').into(),
+        node: "".into(),
         network: network.map_or("", String::as_str).into(),
         cluster: labels.get(label::CLUSTER).map_or("", String::as_str).into(),
         mtls,

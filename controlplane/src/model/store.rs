@@ -119,10 +119,17 @@ impl Model {
             let key = match change {
                 Change::Set(object) => {
                     let key = object.key.clone();
-                    if self.objects.0.get(&key).is_some_and(|known| **known == *object) {
+                    let known = self.objects.0.get(&key);
+                    if known.is_some_and(|known| **known == *object) {
                         continue;
                     }
+                    // The addresses in force, written down by the mesh itself, are no news.
+                    let written =
+                        known.is_some_and(|known| known.is_but_recorded(&object)) && self.has_recorded(&object);
                     self.objects.0.insert(key.clone(), object);
+                    if written {
+                        continue;
+                    }
                     key
                 }
                 Change::Remove(key) => {
@@ -146,6 +153,15 @@ impl Model {
         compare(&before, &next, &mut result);
         self.context = Arc::new(next);
         result
+    }
+
+    /// True if the hosts of a ServiceEntry have the addresses that it records.
+    fn has_recorded(&self, object: &Object) -> bool {
+        object.recorded.iter().all(|(host, address)| {
+            let services = self.context.services.by_host.get(host).into_iter().flatten();
+            let mut own = services.filter(|service| service.namespace == object.key.namespace);
+            own.any(|service| service.auto_addresses.contains(address))
+        })
     }
 
     fn rebuild(&self, next: &mut PushContext, kinds: &BTreeSet<Kind>, namespaces: &BTreeSet<Name>) {
@@ -204,12 +220,16 @@ impl Model {
             }
         }
         let mut external = Vec::new();
+        let mut recorded = auto_address::Recorded::new();
         for object in self.objects.of(Kind::ServiceEntry) {
             if let Spec::ServiceEntry(raw) = &object.spec {
                 external.extend(service_entry::services(object, raw, default));
             }
+            for (host, address) in &object.recorded {
+                recorded.entry((object.key.namespace.clone(), host.clone())).or_default().push(*address);
+            }
         }
-        auto_address::allocate(&mut external);
+        auto_address::allocate(&mut external, &recorded);
         external.into_iter().for_each(|one| services.insert(one));
         services
     }

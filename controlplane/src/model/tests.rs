@@ -40,7 +40,7 @@ pub fn objects(yaml: &str) -> Vec<Change> {
         let created = value["metadata"]["created"].as_i64().unwrap_or(0);
         let meta = Meta { labels: map("labels"), annotations: map("annotations"), created, generation: 0 };
         let key = Key { kind, namespace: text("namespace").into(), name: text("name").into() };
-        Change::Set(Arc::new(Object { key, meta, origin: Origin::default(), spec }))
+        Change::Set(Arc::new(Object { key, meta, origin: Origin::default(), spec, recorded: Vec::new() }))
     });
     read.collect()
 }

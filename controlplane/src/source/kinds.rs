@@ -66,7 +66,8 @@ pub(super) fn known(api_version: &str, kind: &str) -> Known {
     Known::Other
 }
 
-fn istio_kind(kind: &str) -> Option<Kind> {
+/// The kind of this name, if it is one of Istio's.
+pub(super) fn istio_kind(kind: &str) -> Option<Kind> {
     Some(match kind {
         "VirtualService" => Kind::VirtualService,
         "DestinationRule" => Kind::DestinationRule,

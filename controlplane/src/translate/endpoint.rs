@@ -55,15 +55,17 @@ fn named(context: &PushContext, node: &Node, name: &str) -> Option<ClusterLoadAs
     };
     let subset = (!parsed.subset.is_empty()).then_some(parsed.subset);
     let traffic = policy::effective(rule.as_ref().map(|rule| &rule.spec), subset, port.number);
-    let failover = locality::Failover::of(&traffic, context, node);
+    let failover = locality::Failover::of(&traffic, context, node, service);
     Some(assignment(context, node, &Part { service, port, labels, failover }, name))
 }
 
 /// The endpoints of a part of a service, under the name of its cluster.
 pub fn assignment(context: &PushContext, node: &Node, part: &Part<'_>, name: &str) -> ClusterLoadAssignment {
     let endpoints = context.endpoints(part.service, part.port);
+    let own = context.workload(node).map_or("", |workload| &*workload.node);
+    let near = |endpoint: &&Endpoint| !part.service.node_local || *endpoint.workload.node == *own;
     let mut groups: BTreeMap<&str, Vec<LbEndpoint>> = BTreeMap::new();
-    for endpoint in endpoints.iter() {
+    for endpoint in endpoints.iter().filter(near) {
         let labels = &endpoint.workload.labels;
         let chosen =
             |wanted: &BTreeMap<String, String>| wanted.iter().all(|(key, value)| labels.get(key) == Some(value));

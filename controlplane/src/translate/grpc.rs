@@ -185,7 +185,7 @@ pub fn clusters(context: &PushContext, node: &Node, wanted: Names<'_>) -> Vec<Cl
                     continue;
                 }
                 let traffic = policy::effective(spec, (!subset.is_empty()).then_some(subset), port.number);
-                let failover = Failover::of(&traffic, context, node);
+                let failover = Failover::of(&traffic, context, node, &service);
                 let part = Part { service: &service, port, labels, failover };
                 all.extend(cluster(context, node, &part, name, &traffic));
             }

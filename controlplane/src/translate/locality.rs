@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_proto::crd::destination_rule::{LocalityFailover, TrafficPolicy};
 
-use crate::model::{Node, PushContext};
+use crate::model::{Node, PushContext, Service};
 
 /// How endpoints farther away are held back.
 #[derive(Debug, Clone)]
@@ -16,16 +16,18 @@ pub struct Failover<'a> {
 }
 
 impl<'a> Failover<'a> {
-    /// The failover of a policy, or the mesh's; only where failing endpoints are noticed, which is outlier detection's work.
-    pub fn of(policy: &'a TrafficPolicy, context: &'a PushContext, node: &'a Node) -> Option<Self> {
+    /// The failover of a policy, or the service's, or the mesh's. The service's stands for itself; otherwise it is only where failing endpoints
+    /// are noticed, which is outlier detection's work.
+    pub fn of(policy: &'a TrafficPolicy, context: &'a PushContext, node: &'a Node, service: &Service) -> Option<Self> {
         let balancer = policy.load_balancer.as_ref();
         // A rule's setting replaces the mesh's as a whole.
         let setting = balancer.and_then(|balancer| balancer.locality_lb_setting.as_ref());
-        let setting = setting.or(context.mesh.locality_lb_setting.as_ref());
+        let near = setting.is_none() && service.prefers_near;
+        let setting = setting.or(context.mesh.locality_lb_setting.as_ref().filter(|_| !near));
         let enabled = setting.is_none_or(|setting| setting.enabled != Some(false) && setting.distribute.is_empty());
         let regions = setting.map(|setting| setting.failover.as_slice()).unwrap_or_default();
         let own = context.locality(node);
-        let known = !own.is_empty() && policy.outlier_detection.is_some();
+        let known = !own.is_empty() && (near || policy.outlier_detection.is_some());
         (enabled && known).then_some(Self { own, regions })
     }
 

@@ -7,10 +7,8 @@ use mesh_proto::kube;
 use mesh_proto::xds::{core, tls};
 
 use super::Names;
+use crate::model::credentials::{self, CA_SUFFIX, SCHEME};
 use crate::model::{Node, NodeKind, PushContext};
-
-const SCHEME: &str = "kubernetes://";
-const CA_SUFFIX: &str = "-cacert";
 
 /// The secrets that a node may have, of those that are wanted.
 pub fn secrets(context: &PushContext, node: &Node, wanted: Names<'_>) -> Vec<tls::Secret> {
@@ -22,33 +20,16 @@ pub fn secrets(context: &PushContext, node: &Node, wanted: Names<'_>) -> Vec<tls
 /// The names that the node's own configuration holds.
 fn named(context: &PushContext, node: &Node) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
-    let mut add = |name: &str| {
-        let name = name.strip_prefix(SCHEME).unwrap_or(name);
-        if !name.is_empty() && !name.contains("://") {
-            names.insert(format!("{SCHEME}{name}"));
-            if !name.ends_with(CA_SUFFIX) {
-                names.insert(format!("{SCHEME}{name}{CA_SUFFIX}"));
-            }
-        }
-    };
-    let gateways = context.gateways(node);
-    let servers = gateways.iter().flat_map(|gateway| &gateway.spec.servers);
-    for settings in servers.filter_map(|server| server.tls.as_ref()) {
-        add(&settings.credential_name);
-        add(&settings.ca_cert_credential_name);
-        settings.credential_names.iter().for_each(|name| add(name));
+    let mut add =
+        |credential: &str| names.extend(credentials::secrets(credential).map(|name| format!("{SCHEME}{name}")));
+    for gateway in context.gateways(node) {
+        credentials::of_gateway(&gateway.spec).for_each(&mut add);
     }
     for service in context.services(node) {
         let Some(rule) = context.destination_rule(node, &service) else { continue };
         // A sidecar gets the secret of a rule that selects it, and no other (TL3).
-        if node.kind == NodeKind::Sidecar && rule.spec.workload_selector.is_none() {
-            continue;
-        }
-        let policies = rule.spec.traffic_policy.iter();
-        let policies = policies.chain(rule.spec.subsets.iter().filter_map(|subset| subset.traffic_policy.as_ref()));
-        for policy in policies {
-            let ports = policy.port_level_settings.iter().filter_map(|port| port.tls.as_ref());
-            policy.tls.iter().chain(ports).for_each(|settings| add(&settings.credential_name));
+        if node.kind == NodeKind::Router || rule.spec.workload_selector.is_some() {
+            credentials::of_rule(&rule.spec).for_each(&mut add);
         }
     }
     names

@@ -5,6 +5,10 @@ use std::net::IpAddr;
 use mesh_proto::kube::{EndpointSlice, Service, ServiceSpec};
 
 use super::check::{At, Check};
+use crate::model::kubernetes::prefers_near;
+
+/// Of a distribution that is none of the mesh's.
+pub(super) const DISTRIBUTION: &str = "has no effect: use PreferClose or PreferSameZone, which mean the same here";
 
 /// Checks a Service.
 pub(super) fn check_service(check: &mut Check<'_>, service: &Service) {
@@ -50,16 +54,13 @@ pub(super) fn check_service(check: &mut Check<'_>, service: &Service) {
 
 /// What says where connections go and is not looked at; an API server fills in the defaults, which say nothing.
 fn without_effect(check: &mut Check<'_>, at: &At, spec: &ServiceSpec) {
-    let near = "has no effect yet: endpoints everywhere are used; give a DestinationRule with outlierDetection, which keeps requests near";
+    let distribution = spec.traffic_distribution.as_deref();
+    if distribution.is_some_and(|word| !prefers_near(word)) {
+        check.warning(&at.field("trafficDistribution"), DISTRIBUTION);
+    }
     let affinity = "has no effect on connections that a proxy makes; remove it";
-    for (name, value, default, message) in [
-        ("trafficDistribution", &spec.traffic_distribution, "", near),
-        ("internalTrafficPolicy", &spec.internal_traffic_policy, "Cluster", near),
-        ("sessionAffinity", &spec.session_affinity, "None", affinity),
-    ] {
-        if value.as_deref().is_some_and(|value| value != default) {
-            check.warning(&at.field(name), message);
-        }
+    if spec.session_affinity.as_deref().is_some_and(|value| value != "None") {
+        check.warning(&at.field("sessionAffinity"), affinity);
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mesh_proto::crd::MeshConfig;
 use mesh_proto::crd::sidecar::OutboundMode;
-use mesh_proto::kube::ConfigMap;
+use mesh_proto::kube::{ConfigMap, LabelSelector};
 use mesh_proto::names::ROOT_NAMESPACE;
 
 use super::check::{At, Check, is_dns_label, is_dns_name};
@@ -41,6 +41,7 @@ const HONOURED: &[&str] = &[
     "defaultVirtualServiceExportTo",
     "defaultDestinationRuleExportTo",
     "rootNamespace",
+    "discoverySelectors",
     "dnsRefreshRate",
     "h2UpgradePolicy",
     "pathNormalization",
@@ -55,7 +56,7 @@ const HONOURED: &[&str] = &[
 pub fn mesh_config(yaml: &str) -> Result<(MeshConfig, Vec<Finding>), Vec<Finding>> {
     let key = Key { kind: Kind::ConfigMap, namespace: ROOT_NAMESPACE.into(), name: MESH_CONFIG_NAME.into() };
     let spec = Spec::ConfigMap(ConfigMap::default());
-    let object = Object { key, meta: Meta::default(), origin: Origin::default(), spec };
+    let object = Object { key, meta: Meta::default(), origin: Origin::default(), spec, recorded: Vec::new() };
     let mut check = Check::new(&object);
     let tree = match typed::tree(yaml) {
         Ok(tree) => tree,
@@ -225,11 +226,38 @@ fn values(check: &mut Check<'_>, config: &MeshConfig) {
             }
         }
     }
+    for (index, selector) in config.discovery_selectors.iter().enumerate() {
+        label_selector(check, &At::top("discoverySelectors").index(index), selector);
+    }
     if let Some(policy) = &config.default_http_retry_policy {
         let at = At::top("defaultHttpRetryPolicy");
         retries(check, &at, policy);
         if policy.per_try_timeout.is_some() {
             check.error(&at.field("perTryTimeout"), "cannot be set for the whole mesh; set it in VirtualServices");
+        }
+    }
+}
+
+/// Checks the expressions of a selector.
+fn label_selector(check: &mut Check<'_>, at: &At, selector: &LabelSelector) {
+    for (index, one) in selector.match_expressions.iter().flatten().enumerate() {
+        let at = at.field("matchExpressions").index(index);
+        let values = one.values.as_deref().unwrap_or_default();
+        match one.operator.as_str() {
+            "In" | "NotIn" if values.is_empty() => {
+                check.error(&at.field("values"), format!("is empty; {} needs values", one.operator));
+            }
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
+                check.error(&at.field("values"), format!("is given; {} takes none, so remove it", one.operator));
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            other => check.error(
+                &at.field("operator"),
+                format!("`{other}` is not an operator; use In, NotIn, Exists or DoesNotExist"),
+            ),
+        }
+        if one.key.is_empty() {
+            check.error(&at.field("key"), "is missing; give the name of a label");
         }
     }
 }

@@ -1,29 +1,23 @@
-//! Labels and annotations that configure Istio and have no effect here (IN3, IN4, G15): each is reported, so that none is taken and ignored.
+//! Labels and annotations that configure Istio and have no effect here (IN4, G15): each is reported, so that none is taken and ignored.
+//!
+//! What asks for a sidecar, or for one of a certain kind, is judged by [`crate::inject`] when the pod is made.
 
 use std::collections::BTreeMap;
 
 use mesh_proto::names::{annotation, label};
 
 use super::check::{At, Check};
+use super::kubernetes::DISTRIBUTION;
 use crate::model::Kind;
-
-/// What a label or annotation is called.
-enum Name {
-    /// As it stands.
-    Exact(&'static str),
-    /// All that begin with this, but for those listed.
-    Prefix(&'static str, &'static [&'static str]),
-}
+use crate::model::kubernetes::prefers_near;
 
 /// One that has no effect, on which kinds (all if none is named), and what to do.
 struct Inert {
-    name: Name,
+    name: &'static str,
     kinds: &'static [Kind],
     advice: &'static str,
 }
 
-const NO_INJECTION: &str = "has no effect: nothing is injected; set it where the workload's proxy is started";
-const NO_CAPTURE: &str = "has no effect: nothing is injected; give it to `mesh-proxy redirect`, which captures traffic";
 const NO_REVISIONS: &str =
     "has no effect yet: one control plane reads objects of every revision; remove it, or keep the other object out";
 const ONE_CLUSTER: &str = "has no effect yet: the mesh has one cluster; remove it";
@@ -31,83 +25,68 @@ const ONE_CLUSTER: &str = "has no effect yet: the mesh has one cluster; remove i
 pub(super) const ONE_NETWORK: &str = "has no effect yet: the mesh has one network; remove it";
 const NO_AMBIENT: &str = "has no effect yet: there are no waypoints or node proxies; give workloads sidecars";
 
+/// Objects that belong to a revision. On namespaces and pods it chooses who injects.
+const CONFIGURATION: &[Kind] = &[
+    Kind::VirtualService,
+    Kind::DestinationRule,
+    Kind::Gateway,
+    Kind::ServiceEntry,
+    Kind::WorkloadEntry,
+    Kind::WorkloadGroup,
+    Kind::Sidecar,
+    Kind::EnvoyFilter,
+    Kind::ProxyConfig,
+    Kind::PeerAuthentication,
+    Kind::RequestAuthentication,
+    Kind::AuthorizationPolicy,
+    Kind::Telemetry,
+    Kind::WasmPlugin,
+    Kind::TrafficExtension,
+];
+
 const ANNOTATIONS: &[Inert] = &[
-    Inert {
-        name: Name::Exact(annotation::TRAFFIC_DISTRIBUTION),
-        kinds: &[Kind::Service],
-        advice: "has no effect yet; give a DestinationRule with outlierDetection, which keeps requests near",
-    },
-    Inert { name: Name::Exact("traffic.istio.io/nodeSelector"), kinds: &[Kind::Service], advice: ONE_NETWORK },
-    Inert { name: Name::Exact("proxy.istio.io/config"), kinds: &[Kind::Pod], advice: NO_INJECTION },
-    Inert {
-        name: Name::Prefix("sidecar.istio.io/", &[annotation::SIDECAR_STATUS]),
-        kinds: &[Kind::Pod],
-        advice: NO_INJECTION,
-    },
-    Inert { name: Name::Prefix("status.sidecar.istio.io/", &[]), kinds: &[Kind::Pod], advice: NO_INJECTION },
-    Inert { name: Name::Prefix("readiness.status.sidecar.istio.io/", &[]), kinds: &[Kind::Pod], advice: NO_INJECTION },
-    Inert { name: Name::Prefix("inject.istio.io/", &[]), kinds: &[Kind::Pod], advice: NO_INJECTION },
-    Inert { name: Name::Prefix("traffic.sidecar.istio.io/", &[]), kinds: &[Kind::Pod], advice: NO_CAPTURE },
-    Inert { name: Name::Exact("istio.io/reroute-virtual-interfaces"), kinds: &[Kind::Pod], advice: NO_CAPTURE },
-    Inert {
-        name: Name::Exact("prometheus.istio.io/merge-metrics"),
-        kinds: &[Kind::Pod],
-        advice: "has no effect: metrics are merged where prometheus.io/port names the application's; remove that instead",
-    },
-    Inert {
-        name: Name::Exact("topology.istio.io/controlPlaneClusters"),
-        kinds: &[Kind::Namespace],
-        advice: ONE_CLUSTER,
-    },
+    Inert { name: "traffic.istio.io/nodeSelector", kinds: &[Kind::Service], advice: ONE_NETWORK },
+    Inert { name: "topology.istio.io/controlPlaneClusters", kinds: &[Kind::Namespace], advice: ONE_CLUSTER },
 ];
 
 const LABELS: &[Inert] = &[
-    Inert { name: Name::Exact("istio.io/rev"), kinds: &[], advice: NO_REVISIONS },
-    Inert { name: Name::Exact("istio.io/tag"), kinds: &[], advice: NO_REVISIONS },
-    Inert { name: Name::Exact("istio.io/dataplane-mode"), kinds: &[Kind::Namespace, Kind::Pod], advice: NO_AMBIENT },
+    Inert { name: label::REVISION, kinds: CONFIGURATION, advice: NO_REVISIONS },
+    Inert { name: "istio.io/dataplane-mode", kinds: &[Kind::Namespace, Kind::Pod], advice: NO_AMBIENT },
     Inert {
-        name: Name::Exact("istio.io/use-waypoint"),
+        name: "istio.io/use-waypoint",
         kinds: &[Kind::Namespace, Kind::Pod, Kind::Service, Kind::ServiceEntry, Kind::WorkloadEntry],
         advice: NO_AMBIENT,
     },
     Inert {
-        name: Name::Exact("istio.io/use-waypoint-namespace"),
+        name: "istio.io/use-waypoint-namespace",
         kinds: &[Kind::Namespace, Kind::Pod, Kind::Service, Kind::ServiceEntry, Kind::WorkloadEntry],
         advice: NO_AMBIENT,
     },
     Inert {
-        name: Name::Exact("istio.io/ingress-use-waypoint"),
+        name: "istio.io/ingress-use-waypoint",
         kinds: &[Kind::Namespace, Kind::Service, Kind::ServiceEntry],
         advice: NO_AMBIENT,
     },
-    Inert { name: Name::Exact("istio.io/global"), kinds: &[Kind::Service], advice: ONE_CLUSTER },
-    Inert { name: Name::Exact("networking.istio.io/gatewayPort"), kinds: &[Kind::Service], advice: ONE_NETWORK },
-    Inert {
-        name: Name::Exact(label::NETWORK),
-        kinds: &[Kind::Namespace, Kind::Pod, Kind::WorkloadEntry],
-        advice: ONE_NETWORK,
-    },
-    Inert { name: Name::Exact("istio-injection"), kinds: &[Kind::Namespace], advice: NO_INJECTION },
-    Inert { name: Name::Exact("sidecar.istio.io/inject"), kinds: &[Kind::Pod], advice: NO_INJECTION },
+    Inert { name: "istio.io/global", kinds: &[Kind::Service], advice: ONE_CLUSTER },
+    Inert { name: "networking.istio.io/gatewayPort", kinds: &[Kind::Service], advice: ONE_NETWORK },
+    Inert { name: label::NETWORK, kinds: &[Kind::Namespace, Kind::Pod, Kind::WorkloadEntry], advice: ONE_NETWORK },
 ];
 
 /// Reports what an object's metadata asks for in vain.
 pub(super) fn check(check: &mut Check<'_>) {
     let object = check.object;
     report(check, "annotations", &object.meta.annotations, ANNOTATIONS);
+    let distribution = object.meta.annotations.get(annotation::TRAFFIC_DISTRIBUTION);
+    if distribution.is_some_and(|word| !prefers_near(word)) {
+        check.warning(&At::top("metadata").field("annotations").key(annotation::TRAFFIC_DISTRIBUTION), DISTRIBUTION);
+    }
     report(check, "labels", &object.meta.labels, LABELS);
 }
 
 fn report(check: &mut Check<'_>, list: &str, given: &BTreeMap<String, String>, inert: &[Inert]) {
     let kind = check.object.key.kind;
     for name in given.keys() {
-        let matches = |one: &&Inert| {
-            let named = match one.name {
-                Name::Exact(exact) => exact == name,
-                Name::Prefix(prefix, except) => name.starts_with(prefix) && !except.contains(&name.as_str()),
-            };
-            named && (one.kinds.is_empty() || one.kinds.contains(&kind))
-        };
+        let matches = |one: &&Inert| one.name == name && (one.kinds.is_empty() || one.kinds.contains(&kind));
         if let Some(one) = inert.iter().find(matches) {
             check.warning(&At::top("metadata").field(list).key(name), one.advice);
         }
@@ -131,24 +110,26 @@ mod tests {
 kind: Pod
 metadata:
   name: a
-  labels: {app: a, istio.io/rev: canary}
+  labels: {app: a, istio.io/rev: canary, istio.io/dataplane-mode: ambient}
   annotations:
     sidecar.istio.io/status: ''
     sidecar.istio.io/proxyCPU: 100m
     prometheus.io/port: '9090'
-    traffic.sidecar.istio.io/excludeOutboundPorts: '3306'
 spec: {containers: []}
+---
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: a, labels: {istio.io/rev: canary}}
+spec: {egress: [{hosts: ['*/*']}]}
 ---
 apiVersion: v1
 kind: Service
-metadata: {name: a, annotations: {networking.istio.io/traffic-distribution: PreferClose, networking.istio.io/exportTo: '*'}}
+metadata: {name: a, annotations: {networking.istio.io/traffic-distribution: Nearest, networking.istio.io/exportTo: '*'}}
 spec: {ports: [{port: 80}], sessionAffinity: None, internalTrafficPolicy: Local}
 ",
-            "a.yaml:5:20: warning[IST0106]: Pod default/a: metadata.labels[istio.io/rev]: has no effect yet: one control plane reads objects of every revision; remove it, or keep the other object out
-a.yaml:8:5: warning[IST0106]: Pod default/a: metadata.annotations[sidecar.istio.io/proxyCPU]: has no effect: nothing is injected; set it where the workload's proxy is started
-a.yaml:10:5: warning[IST0106]: Pod default/a: metadata.annotations[traffic.sidecar.istio.io/excludeOutboundPorts]: has no effect: nothing is injected; give it to `mesh-proxy redirect`, which captures traffic
-a.yaml:15:35: warning[IST0106]: Service default/a: metadata.annotations[networking.istio.io/traffic-distribution]: has no effect yet; give a DestinationRule with outlierDetection, which keeps requests near
-a.yaml:16:52: warning[IST0106]: Service default/a: spec.internalTrafficPolicy: has no effect yet: endpoints everywhere are used; give a DestinationRule with outlierDetection, which keeps requests near
+            "a.yaml:5:42: warning[IST0106]: Pod default/a: metadata.labels[istio.io/dataplane-mode]: has no effect yet: there are no waypoints or node proxies; give workloads sidecars
+a.yaml:14:30: warning[IST0106]: Sidecar default/a: metadata.labels[istio.io/rev]: has no effect yet: one control plane reads objects of every revision; remove it, or keep the other object out
+a.yaml:19:35: warning[IST0106]: Service default/a: metadata.annotations[networking.istio.io/traffic-distribution]: has no effect: use PreferClose or PreferSameZone, which mean the same here
 ",
         );
     }

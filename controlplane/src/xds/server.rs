@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::Stream;
-use mesh_proto::spiffe::Identity;
 use mesh_proto::xds::core;
 use mesh_proto::xds::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use mesh_proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse};
@@ -16,12 +15,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::auth::{Authenticator, check_node};
+use super::auth::{Authenticator, Caller, Shown, check_node};
 use super::connection::{Open, Streams};
 use super::delta::Delta;
 use super::session::{self, Mode, Seen, Session};
 use super::sotw::Sotw;
-use super::transport::Peer;
 use super::{ResourceType, node};
 use crate::metrics::Metrics;
 use crate::push::Published;
@@ -87,14 +85,14 @@ impl AggregatedDiscoveryService for Discovery {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        self.start::<Sotw>(request)
+        self.start::<Sotw>(request).await
     }
 
     async fn delta_aggregated_resources(
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        self.start::<Delta>(request)
+        self.start::<Delta>(request).await
     }
 }
 
@@ -105,20 +103,18 @@ pub fn control_plane() -> Option<core::ControlPlane> {
 
 impl Discovery {
     // The headers must go out before the first request comes in: some clients wait for them.
-    fn start<P: Protocol>(
+    async fn start<P: Protocol>(
         &self,
         request: Request<Streaming<P::Request>>,
     ) -> Result<Response<Responses<P::Response>>, Status> {
-        let identity = self.0.authenticator.for_discovery(&request, SystemTime::now()).inspect_err(|status| {
-            tracing::info!(reason = status.message(), "a stream is refused");
-        })?;
-        let remote = request.extensions().get().map(|peer: &Peer| peer.remote);
-        let remote = remote.ok_or_else(|| Status::internal("the connection is not known"))?;
+        let shown = Shown::by(&request)?;
+        let remote = shown.remote();
+        let caller = self.0.authenticator.for_discovery(&shown, SystemTime::now()).await;
+        let caller = caller.inspect_err(|status| tracing::info!(reason = status.message(), "a stream is refused"))?;
         let (sender, receiver) = mpsc::channel(QUEUE);
         let shared = self.0.clone();
         tokio::spawn(async move {
-            let caller = Caller { identity, remote };
-            let Err(status) = serve::<P>(&shared, caller, request.into_inner(), &sender).await else { return };
+            let Err(status) = serve::<P>(&shared, caller, remote, request.into_inner(), &sender).await else { return };
             tracing::info!(%remote, code = ?status.code(), reason = status.message(), "a stream ends");
             // The peer may be gone, and it may not read; nobody waits for it for ever.
             let _ = tokio::time::timeout(Duration::from_secs(5), sender.send(Err(status))).await;
@@ -127,14 +123,10 @@ impl Discovery {
     }
 }
 
-struct Caller {
-    identity: Option<Identity>,
-    remote: SocketAddr,
-}
-
 async fn serve<P: Protocol>(
     shared: &Shared,
-    caller: Caller,
+    caller: Option<Caller>,
+    remote: SocketAddr,
     mut requests: Streaming<P::Request>,
     sender: &mpsc::Sender<Result<P::Response, Status>>,
 ) -> Result<(), Status> {
@@ -146,10 +138,10 @@ async fn serve<P: Protocol>(
     };
     let Some(first) = first else { return Ok(()) };
     let mut node = node::parse(P::node(&first)).map_err(|error| Status::invalid_argument(error.to_string()))?;
-    check_node(&mut node, caller.identity.as_ref())?;
-    tracing::info!(node = %node.id, remote = %caller.remote, mode = ?P::MODE, "a proxy is connected");
+    check_node(&mut node, caller.as_ref())?;
+    tracing::info!(node = %node.id, %remote, mode = ?P::MODE, "a proxy is connected");
     let session = Session::new(P::MODE);
-    let open = shared.streams.open(node, caller.remote, caller.identity, session, &shared.metrics);
+    let open = shared.streams.open(node, remote, caller.map(|caller| caller.identity), session, &shared.metrics);
     let mut published = shared.published.clone();
     let mut seen = published.borrow_and_update().clone();
     let mut empty = take::<P>(shared, &open, first)?;

@@ -58,6 +58,13 @@ enum Io {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+impl Connection {
+    /// Address of the other end.
+    pub fn remote(&self) -> SocketAddr {
+        self.peer.remote
+    }
+}
+
 impl Connected for Connection {
     type ConnectInfo = Peer;
 

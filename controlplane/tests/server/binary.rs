@@ -14,7 +14,7 @@ fn command(args: &[&str]) -> Command {
 #[tokio::test]
 async fn what_the_binary_cannot_do_it_says() {
     for (args, reason) in [
-        (&["--kubeconfig", "k"][..], "Kubernetes source is not in this release"),
+        (&["--kubeconfig", "k"][..], "no such file"),
         (&["--config-dir", "/does/not/exist"], "/does/not/exist"),
         (&["--plugged-in-ca-dir", "/does/not/exist", "--grpc-addr", "127.0.0.1:0"], "ca-cert.pem"),
     ] {

@@ -5,6 +5,16 @@
 #![allow(clippy::unwrap_used)]
 
 mod crds;
+mod gate;
+mod identity;
+mod injection;
 mod install;
+mod plane;
 mod server;
+mod sources;
+mod status;
+/// Clients of a control plane, as the control plane's own tests have them.
+#[allow(dead_code, missing_docs)]
+#[path = "../../../controlplane/tests/server/support.rs"]
+mod support;
 mod validation;

@@ -28,6 +28,9 @@ pub const OUTSIDE_TOO: &str = "10.77.0.2";
 const OUTSIDE_V6: &str = "fd77::1";
 /// A name that the resolver outside knows; it stands for [`OUTSIDE`].
 pub const OUTSIDE_NAME: &str = "www.outside.example";
+/// What injection tells a sidecar of its application's probes.
+const PROBES: &str =
+    "{\"/app-health/app/readyz\": {\"httpGet\": {\"path\": \"/ready\", \"port\": 9080}, \"timeoutSeconds\": 5}}";
 const PLANE: &str = "10.77.0.1:15012";
 
 /// A pod to be.
@@ -153,7 +156,8 @@ impl Mesh {
             ("POD_NAMESPACE", "default"),
             ("SERVICE_ACCOUNT", account(name)),
             ("INSTANCE_IP", &pod.v4),
-            ("ISTIO_META_INSTANCE_IPS", &format!("{},{}", pod.v4, pod.v6)),
+            ("INSTANCE_IPS", &format!("{},{}", pod.v4, pod.v6)),
+            ("ISTIO_KUBE_APP_PROBERS", PROBES),
             ("ISTIO_METAJSON_LABELS", &labels(name).to_string()),
             ("ISTIO_META_DNS_CAPTURE", "true"),
         ] {

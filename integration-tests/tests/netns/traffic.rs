@@ -46,6 +46,29 @@ fn sidecar(name: &'static str, flags: &[&'static str]) -> Member {
     Member { name, redirect: Some(flags.to_vec()) }
 }
 
+/// AG3, AG4: the kubelet has no certificate; what it asks of the agent's port reaches the application past the proxy, by either IP version.
+#[tokio::test]
+async fn probes_of_a_strict_pod_are_answered() {
+    for backend in ["nft", "iptables"] {
+        let mesh = Mesh::start(&[sidecar("reviews-v1", &["--backend", backend])], &format!("{SETTINGS}{REVIEWS}"));
+        let pod = mesh.pod("reviews-v1");
+        for host in [pod.v4.clone(), format!("[{}]", pod.v6)] {
+            let ask = |port: u16, path: &str| mesh.outside.curl((APP, APP), &format!("http://{host}:{port}{path}"));
+            let down = ask(15020, "/app-health/app/readyz");
+            assert!(down.contains("cannot connect"), "{backend}: {host}: {down}");
+        }
+        pod.serve(9080, "v1");
+        for host in [pod.v4.clone(), format!("[{}]", pod.v6)] {
+            let ask = |arguments: &str| mesh.outside.curl((APP, APP), &arguments.replace("POD", &host));
+            let up = ask("http://POD:15020/app-health/app/readyz");
+            assert!(up.starts_with("v1") && !up.contains("spiffe"), "{backend}: {host}: {up}");
+            assert!(!ask("http://POD:9080/ready").starts_with("v1"), "{backend}: {host} takes plaintext");
+            let refused = ask("-X POST http://POD:15020/quitquitquit");
+            assert!(refused.contains("is for callers in the pod"), "{backend}: {host}: {refused}");
+        }
+    }
+}
+
 /// AG1, AG2: by both tools and both IP versions, a call by name is captured twice, is mutual TLS between, and follows the rules.
 #[tokio::test]
 async fn pods_call_services_by_name_over_mutual_tls() {

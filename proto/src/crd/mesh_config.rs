@@ -8,6 +8,7 @@ use super::proxy_config::ProxyStartConfig;
 use super::scalar::number;
 use super::sidecar::OutboundTrafficPolicy;
 use super::virtual_service::HttpRetry;
+use crate::kube::LabelSelector;
 
 /// The mesh's settings; absent fields have Istio's defaults.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -96,8 +97,8 @@ pub struct MeshConfig {
     pub extension_providers: Vec<serde_json::Value>,
     /// Providers used by default.
     pub default_providers: Option<serde_json::Value>,
-    /// Namespaces that are watched.
-    pub discovery_selectors: Vec<serde_json::Value>,
+    /// Namespaces that are looked at: those that any of these selects; all of them if there is none.
+    pub discovery_selectors: Vec<LabelSelector>,
     /// Path normalisation.
     pub path_normalization: PathNormalization,
     /// Retry policy of routes without one.

@@ -34,6 +34,10 @@ pub const ENABLE_AUTOALLOCATE_IP: &str = "networking.istio.io/enable-autoallocat
 pub const ENDPOINT_SLICE_SERVICE: &str = "kubernetes.io/service-name";
 /// The customary label of gateways.
 pub const ISTIO: &str = "istio";
+/// `true` or `false` on a pod: whether it gets a sidecar.
+pub const INJECT: &str = "sidecar.istio.io/inject";
+/// `enabled` or `disabled` on a namespace: whether its pods get a sidecar of the default revision.
+pub const INJECTION: &str = "istio-injection";
 /// The revision, or a tag of it, that a namespace or pod belongs to.
 pub const REVISION: &str = "istio.io/rev";
 

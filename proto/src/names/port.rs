@@ -6,6 +6,8 @@ pub const XDS_PLAINTEXT: u16 = 15010;
 pub const XDS_TLS: u16 = 15012;
 /// Control plane: metrics, version, debug.
 pub const MONITORING: u16 = 15014;
+/// Control plane: webhooks over TLS.
+pub const WEBHOOKS: u16 = 15017;
 /// Proxy: admin, loopback only.
 pub const ADMIN: u16 = 15000;
 /// Proxy: captured outbound connections.

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::app::Running;
 use crate::bootstrap::ApplicationMetrics;
 use crate::logging;
+use crate::probe::Probes;
 
 /// The most that is read of the application's metrics, in bytes.
 const MAX_METRICS: usize = 64 << 20;
@@ -92,9 +93,10 @@ pub async fn serve(
 }
 
 async fn connection(door: Door, stream: TcpStream, running: Arc<Running>) {
+    let local = stream.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_loopback());
     let service = service_fn(move |request: Request<Incoming>| {
         let running = running.clone();
-        async move { Ok::<_, Infallible>(answer(door, &request, &running).await) }
+        async move { Ok::<_, Infallible>(answer(door, local, &request, &running).await) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -174,12 +176,16 @@ const HELP: &str = "admin commands are:
   /stats/prometheus: counters and Istio's metrics for Prometheus
 ";
 
-async fn answer(door: Door, request: &Request<Incoming>, running: &Arc<Running>) -> Answer {
+/// `local` says that the caller is on this machine, or in this pod.
+async fn answer(door: Door, local: bool, request: &Request<Incoming>, running: &Arc<Running>) -> Answer {
     let query = Query::of(request.uri().query());
     let path = request.uri().path();
     let changes = matches!(path, "/quitquitquit" | "/drain_listeners" | "/drain" | "/logging");
     if changes && request.method() != Method::POST {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, format!("{path} changes something; use POST\n"));
+    }
+    if changes && door == Door::Merged && !local {
+        return refuse(StatusCode::FORBIDDEN, format!("{path} is for callers in the pod, by 127.0.0.1\n"));
     }
     if !changes && !matches!(*request.method(), Method::GET | Method::HEAD) {
         return refuse(StatusCode::METHOD_NOT_ALLOWED, format!("{path} only tells; use GET\n"));
@@ -189,6 +195,10 @@ async fn answer(door: Door, request: &Request<Incoming>, running: &Arc<Running>)
         (Door::Admin | Door::Prometheus, "/stats/prometheus") => prometheus(stats::prometheus(running)),
         (Door::Prometheus, "/metrics") => prometheus(stats::prometheus(running)),
         (Door::Merged, "/stats/prometheus" | "/metrics") => merged(running).await,
+        (Door::Merged, path) if Probes::is_path(path) => {
+            let found = running.bootstrap.probes.answer(path, request.headers()).await;
+            reply(found.status, "text/plain; charset=utf-8", found.body)
+        }
         (Door::Admin | Door::Merged, "/quitquitquit") => {
             running.quit.cancel();
             text("OK\n")

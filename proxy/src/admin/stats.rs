@@ -179,7 +179,7 @@ fn collect(running: &Running) -> Vec<Stat> {
     // Envoy's numbers: LIVE 0, DRAINING 1, INITIALIZING 3.
     let state = match running.drain.phase() {
         Phase::Running => 3 - 3 * live,
-        Phase::Draining | Phase::Stopped => 1,
+        Phase::Leaving | Phase::Draining | Phase::Stopped => 1,
     };
     add("server", None, "state", true, state);
     add("server", None, "uptime", true, running.started.0.elapsed().as_secs());

@@ -14,6 +14,7 @@ use super::{ApplicationMetrics, Bootstrap, BootstrapError, DRAIN, LISTENER_DRAIN
 use crate::dns;
 use crate::identity;
 use crate::identity::files::Mounted;
+use crate::probe::Probes;
 use crate::telemetry::peer::Fields;
 use crate::xds::client::{KEEPALIVE, Protocol, ServerTrust, Settings as Ads, Target};
 use crate::xds::kind::Kind;
@@ -74,6 +75,10 @@ pub struct Agent {
     pub labels: BTreeMap<String, String>,
     /// Annotations.
     pub annotations: BTreeMap<String, String>,
+    /// Annotations about the application's metrics as they were before injection pointed Prometheus at us.
+    pub metrics: Option<BTreeMap<String, String>>,
+    /// The application's probes and hooks, which the kubelet asks of us.
+    pub probes: Probes,
     /// Our own servers.
     pub servers: Servers,
     /// The workload's DNS is answered by these settings; what short names mean follows from the rest.
@@ -102,6 +107,9 @@ const PROXY_CONFIG: &[&str] = &[
     "statusPort",
     "concurrency",
     "interceptionMode",
+    // By injection.
+    "proxyMetadata",
+    "holdApplicationUntilProxyStarts",
     // By the control plane, which is told the whole.
     "gatewayTopology",
     "proxyHeaders",
@@ -129,6 +137,8 @@ impl Default for Agent {
             metadata: Fields::new(),
             labels: BTreeMap::new(),
             annotations: BTreeMap::new(),
+            metrics: None,
+            probes: Probes::default(),
             servers: Servers {
                 admin: Some((Ipv4Addr::LOCALHOST, port::ADMIN).into()),
                 status: Some(any(port::READINESS)),
@@ -169,6 +179,23 @@ impl Agent {
         agent.ca_address = get("CA_ADDR").map(str::to_owned);
         if let Some(ip) = get("INSTANCE_IP").or_else(|| get("POD_IP")) {
             agent.ip = ip.parse().map_err(|error| wrong("INSTANCE_IP", &error))?;
+        }
+        if let Some(all) = get("INSTANCE_IPS") {
+            let addresses: Result<Vec<IpAddr>, _> = all.split(',').map(|one| one.trim().parse()).collect();
+            if addresses.map_err(|error| wrong("INSTANCE_IPS", &error))?.iter().any(IpAddr::is_ipv6) {
+                agent.servers.serve_ipv6();
+            }
+            agent.metadata.insert("INSTANCE_IPS".to_owned(), all.into());
+        }
+        if let Some(text) = get("ISTIO_PROMETHEUS_ANNOTATIONS") {
+            let told: BTreeMap<String, String> =
+                serde_json::from_str(text).map_err(|error| wrong("ISTIO_PROMETHEUS_ANNOTATIONS", &error))?;
+            let full = told.into_iter().map(|(name, value)| (format!("prometheus.io/{name}"), value));
+            agent.metrics = Some(full.collect());
+        }
+        if let Some(text) = get(mesh_proto::probe::VARIABLE) {
+            let probes = Probes::parse(text, agent.ip);
+            agent.probes = probes.map_err(|error| wrong(mesh_proto::probe::VARIABLE, &error))?;
         }
         if let Some(file) = get("TOKEN_FILE").or_else(|| get("JWT_TOKEN_FILE")) {
             agent.token = identity::Token::File(file.into());
@@ -261,7 +288,8 @@ impl Agent {
         }
         if let Some(port) = value.get("statusPort").and_then(serde_json::Value::as_u64) {
             let port = u16::try_from(port).map_err(|_| wrong("statusPort: must be at most 65535".into()))?;
-            self.servers.merged = Some((Ipv4Addr::UNSPECIFIED, port).into());
+            let everywhere = self.servers.merged.map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip());
+            self.servers.merged = Some((everywhere, port).into());
         }
         if let Some(workers) = value.get("concurrency") {
             let number = workers.as_u64().and_then(|number| usize::try_from(number).ok());
@@ -280,7 +308,12 @@ impl Agent {
     }
 
     /// The bootstrap of such a proxy.
-    pub fn bootstrap(self) -> Result<Bootstrap, BootstrapError> {
+    pub fn bootstrap(mut self) -> Result<Bootstrap, BootstrapError> {
+        // What an application's owner wrote of its metrics is no reason to take its traffic down.
+        let application = self.application().unwrap_or_else(|error| {
+            self.warnings.push(format!("the application's metrics are not shown: {error}"));
+            None
+        });
         let (address, plaintext) = endpoint(&self.discovery_address)?;
         let trust = ServerTrust { root: self.root.clone(), server_name: self.server_name.clone() };
         let ads = Ads {
@@ -324,7 +357,8 @@ impl Agent {
             ads: Some(ads),
             files: Vec::new(),
             identity,
-            application: application(&self.annotations)?,
+            application,
+            probes: self.probes,
             mounted: self.mounted,
             servers: self.servers,
             drain: self.drain,
@@ -332,6 +366,25 @@ impl Agent {
             workers: self.workers,
             warnings: self.warnings,
         })
+    }
+
+    /// Where the application shows its metrics, by its annotations; an error says why they cannot be read.
+    fn application(&self) -> Result<Option<ApplicationMetrics>, String> {
+        let get = |name: &str| self.metrics.as_ref().unwrap_or(&self.annotations).get(name).map(String::as_str);
+        let Some(port) = get(annotation::PROMETHEUS_PORT) else { return Ok(None) };
+        if get(annotation::PROMETHEUS_SCRAPE) == Some("false") {
+            return Ok(None);
+        }
+        if get(annotation::PROMETHEUS_SCHEME).is_some_and(|scheme| scheme != "http") {
+            return Err(format!("{}: only http is supported", annotation::PROMETHEUS_SCHEME));
+        }
+        let port = port.parse().map_err(|error| format!("{}: `{port}`: {error}", annotation::PROMETHEUS_PORT))?;
+        // Annotations that injection wrote lead to ourselves; an application without its own has nothing to show.
+        if self.servers.merged.is_some_and(|ours| ours.port() == port) {
+            return Ok(None);
+        }
+        let path = get(annotation::PROMETHEUS_PATH).unwrap_or("/metrics").to_owned();
+        Ok(Some(ApplicationMetrics { port, path }))
     }
 
     /// The domain of the namespace's services.
@@ -403,23 +456,6 @@ fn dns_address(text: &str) -> Result<SocketAddr, std::net::AddrParseError> {
         Some(port) => format!("127.0.0.1:{port}").parse(),
         None => text.parse(),
     }
-}
-
-/// Where the application shows its metrics, by its annotations.
-fn application(annotations: &BTreeMap<String, String>) -> Result<Option<ApplicationMetrics>, BootstrapError> {
-    let get = |name: &str| annotations.get(name).map(String::as_str);
-    if get(annotation::PROMETHEUS_SCRAPE) == Some("false") {
-        return Ok(None);
-    }
-    if get(annotation::PROMETHEUS_SCHEME).is_some_and(|scheme| scheme != "http") {
-        return Err(BootstrapError::Agent(format!("{}: only http is supported", annotation::PROMETHEUS_SCHEME)));
-    }
-    let Some(port) = get(annotation::PROMETHEUS_PORT) else { return Ok(None) };
-    let port = port
-        .parse()
-        .map_err(|error| BootstrapError::Agent(format!("{}: `{port}`: {error}", annotation::PROMETHEUS_PORT)))?;
-    let path = get(annotation::PROMETHEUS_PATH).unwrap_or("/metrics").to_owned();
-    Ok(Some(ApplicationMetrics { port, path }))
 }
 
 /// Lines `key="value"` of the downward API.
@@ -501,6 +537,38 @@ mod tests {
     }
 
     #[test]
+    fn what_injection_knows_of_the_application_is_taken() {
+        let probers = "{\"/app-health/app/livez\": {\"tcpSocket\": {\"port\": 80}}}";
+        let common = [
+            ("INSTANCE_IP", "fd00::7"),
+            ("INSTANCE_IPS", "fd00::7,10.0.0.7"),
+            ("ISTIO_KUBE_APP_PROBERS", probers),
+            ("ISTIO_METAJSON_ANNOTATIONS", "{\"prometheus.io/port\":\"15999\",\"prometheus.io/scrape\":\"true\"}"),
+            ("PROXY_CONFIG", "{\"statusPort\":15999,\"proxyMetadata\":{\"A\":\"b\"}}"),
+        ];
+        let bootstrap = agent(&common).unwrap().bootstrap().unwrap();
+        assert_eq!(bootstrap.probes, Probes::parse(probers, "fd00::7".parse().unwrap()).unwrap());
+        assert_eq!((bootstrap.application, bootstrap.warnings), (None, Vec::new()));
+        assert_eq!(bootstrap.servers.merged, Some("[::]:15999".parse().unwrap()));
+        assert_eq!(bootstrap.servers.status, Some("[::]:15021".parse().unwrap()));
+        assert_eq!(bootstrap.servers.admin, Some("127.0.0.1:15000".parse().unwrap()));
+        assert_eq!(bootstrap.node.metadata.map(|all| json_text(&all, "INSTANCE_IPS")), Some("fd00::7,10.0.0.7".into()));
+        let told = ("ISTIO_PROMETHEUS_ANNOTATIONS", "{\"port\":\"9102\",\"path\":\"/m\"}");
+        let bootstrap = agent(&[&common[..], &[told]].concat()).unwrap().bootstrap().unwrap();
+        assert_eq!(bootstrap.application, Some(ApplicationMetrics { port: 9102, path: "/m".into() }));
+        let told = ("ISTIO_PROMETHEUS_ANNOTATIONS", "{\"port\":\"metrics\"}");
+        let bootstrap = agent(&[&common[..], &[told]].concat()).unwrap().bootstrap().unwrap();
+        assert!(bootstrap.application.is_none() && bootstrap.warnings[0].contains("prometheus.io/port: `metrics`"));
+    }
+
+    fn json_text(all: &wkt::Struct, name: &str) -> String {
+        match all.fields.get(name).and_then(|value| value.kind.as_ref()) {
+            Some(wkt::value::Kind::StringValue(text)) => text.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
     fn a_proxys_own_settings_are_honoured_or_reported() {
         let config = "{concurrency: 3, interceptionMode: NONE, statusPort: 15999, tracing: {sampling: 5}, drainDuration: 9s, meshId: a}";
         let bootstrap = agent(&[("PROXY_CONFIG", config)]).unwrap().bootstrap().unwrap();
@@ -556,6 +624,9 @@ mod tests {
     fn malformed_settings_are_named() {
         for (name, value) in [
             ("INSTANCE_IP", "x"),
+            ("INSTANCE_IPS", "10.0.0.1,x"),
+            ("ISTIO_KUBE_APP_PROBERS", "{\"/app-health/a/livez\": {}}"),
+            ("ISTIO_PROMETHEUS_ANNOTATIONS", "x"),
             ("ISTIO_METAJSON_LABELS", "{"),
             ("PROXY_CONFIG", "{"),
             ("PROXY_CONFIG", "{concurrency: many}"),

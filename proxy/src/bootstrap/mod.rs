@@ -4,7 +4,7 @@
 
 pub mod agent;
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use prost::Message;
 use crate::Name;
 use crate::dns;
 use crate::identity;
+use crate::probe::Probes;
 use crate::telemetry::peer::Fields;
 use crate::xds::client::{KEEPALIVE, Protocol, Settings, Target};
 use crate::xds::decode::{At, Decoded, Refusal, listener, required};
@@ -40,6 +41,8 @@ pub struct Bootstrap {
     pub dns: Option<dns::Settings>,
     /// The application's own metrics, merged with ours.
     pub application: Option<ApplicationMetrics>,
+    /// The application's probes and hooks, which the kubelet asks of us.
+    pub probes: Probes,
     /// How long connections may take to finish when the proxy is told to end.
     pub drain: Duration,
     /// How long a connection may take to finish whose listener or filter chain is gone (Envoy's `--drain-time-s`).
@@ -61,6 +64,18 @@ pub struct Servers {
     pub prometheus: Option<SocketAddr>,
     /// Our metrics and the application's, and the agent's duties.
     pub merged: Option<SocketAddr>,
+}
+
+impl Servers {
+    /// Listens on IPv6 as well, where a server listens on every address: the kubelet and Prometheus may call either.
+    pub fn serve_ipv6(&mut self) {
+        for address in [&mut self.admin, &mut self.status, &mut self.prometheus, &mut self.merged].into_iter().flatten()
+        {
+            if address.ip().is_unspecified() {
+                address.set_ip(Ipv6Addr::UNSPECIFIED.into());
+            }
+        }
+    }
 }
 
 /// Where the application shows its metrics (`prometheus.io/*`).

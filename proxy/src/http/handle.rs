@@ -277,7 +277,7 @@ async fn finish_response(
     }
     let full = chain.max_requests_per_connection.is_some_and(|limit| activity.requests.get() >= limit);
     if version < Version::HTTP_2
-        && (full || stands.is_gone() || draining.drain.phase() >= Phase::Draining)
+        && (full || stands.is_gone() || draining.drain.phase() >= Phase::Leaving)
         && !is_upgrade(response.status())
     {
         response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));

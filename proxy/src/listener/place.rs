@@ -75,7 +75,7 @@ impl Places {
 
 fn ending_of(phase: Phase) -> Ending {
     match phase {
-        Phase::Running => Ending::No,
+        Phase::Running | Phase::Leaving => Ending::No,
         Phase::Draining => Ending::Draining,
         Phase::Stopped => Ending::Stopped,
     }

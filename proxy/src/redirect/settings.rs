@@ -78,6 +78,9 @@ pub struct Args {
     /// Capture IPv6 as well as IPv4
     #[arg(long, alias = "dual-stack")]
     pub ipv6: bool,
+    /// Addresses of the workload; if one is IPv6, both versions are captured, as by --ipv6
+    #[arg(long, env = "INSTANCE_IPS", value_name = "IP,…", value_delimiter = ',')]
+    pub instance_ips: Vec<IpAddr>,
     /// Drop packets that belong to no known connection
     #[arg(long)]
     pub drop_invalid: bool,
@@ -181,11 +184,12 @@ impl Args {
         if self.proxy_uid.is_empty() && self.proxy_gid.is_empty() {
             return refuse("-u", "without a user or group of the proxy its own connections would come back to it");
         }
+        let ipv6 = self.captures_ipv6();
         let outbound = choice("-i", &self.outbound_ranges, range)?;
         let exclude_outbound = list("-x", &self.exclude_outbound_ranges, range)?;
         let only = if let Choice::Only(ranges) = &outbound { ranges.as_slice() } else { &[] };
         for (flag, ranges) in [("-i", only), ("-x", &exclude_outbound)] {
-            if let Some(range) = ranges.iter().find(|range| range.addr().is_ipv6() && !self.ipv6) {
+            if let Some(range) = ranges.iter().find(|range| range.addr().is_ipv6() && !ipv6) {
                 return refuse(flag, &format!("{range} is IPv6, which is captured only with --ipv6"));
             }
         }
@@ -202,10 +206,14 @@ impl Args {
             outbound_ports: list("-q", &self.outbound_ports, port_number)?,
             exclude_outbound_ports: list("-o", &self.exclude_outbound_ports, port_number)?,
             exclude_interfaces: list("-c", &self.exclude_interfaces, interface)?,
-            ipv6: self.ipv6,
+            ipv6,
             drop_invalid: self.drop_invalid,
             dns,
         })
+    }
+
+    fn captures_ipv6(&self) -> bool {
+        self.ipv6 || self.instance_ips.iter().any(IpAddr::is_ipv6)
     }
 
     /// The resolvers of a `resolv.conf` that can be captured.
@@ -216,8 +224,11 @@ impl Args {
         if settings.resolvers.is_empty() {
             return Err(refuse(format!("{RESOLV_CONF} names no resolver; name one there, or add --capture-all-dns")));
         }
-        let (captured, left): (Vec<IpAddr>, Vec<IpAddr>) =
-            settings.resolvers.iter().map(SocketAddr::ip).partition(|resolver| resolver.is_ipv4() || self.ipv6);
+        let (captured, left): (Vec<IpAddr>, Vec<IpAddr>) = settings
+            .resolvers
+            .iter()
+            .map(SocketAddr::ip)
+            .partition(|resolver| resolver.is_ipv4() || self.captures_ipv6());
         match left.first() {
             Some(resolver) if captured.is_empty() => {
                 Err(refuse(format!("{resolver} in {RESOLV_CONF} is IPv6, which is captured only with --ipv6")))
@@ -292,6 +303,9 @@ pub(super) mod tests {
         let settings = long.settings().unwrap();
         assert_eq!((settings.outbound_port, settings.inbound_port), (1, 2));
         assert_eq!(settings.outbound, Choice::Only(vec!["10.0.0.1/32".parse().unwrap()]));
+        for (addresses, ipv6) in [("10.0.0.1", false), ("10.0.0.1,fd00::1", true)] {
+            assert_eq!(args(&["--instance-ips", addresses]).settings().unwrap().ipv6, ipv6, "{addresses}");
+        }
         assert_eq!(args(&["-b", ""]).settings().unwrap().inbound, Choice::Only(vec![]));
     }
 

@@ -38,6 +38,10 @@ struct Process {
 
 impl Process {
     async fn start(drain: Duration, app: SocketAddr) -> Self {
+        Self::start_with(&["--drain-time", &drain.as_secs().to_string()], app).await
+    }
+
+    async fn start_with(flags: &[&str], app: SocketAddr) -> Self {
         let (calls, raw) = (grpc::echo().await.address, echo().await);
         let switching =
             switching("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
@@ -63,7 +67,9 @@ impl Process {
         let file = folder.path().join("bootstrap.yaml");
         std::fs::write(&file, yaml).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_mesh-proxy"))
-            .args(["run", "--workers", "2", "--log-format", "json", "--drain-time", &drain.as_secs().to_string(), "-c"])
+            .args(["run", "--workers", "2", "--log-format", "json"])
+            .args(flags)
+            .arg("-c")
             .arg(&file)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -280,4 +286,21 @@ async fn a_terminated_process_cuts_what_does_not_finish_in_time() {
     }
     assert!(process.ends().await.success());
     assert!(started.elapsed() < drain + SOON, "it took {:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminated_process_takes_connections_until_clients_have_heard() {
+    let app = says("ok").await;
+    let process = Process::start_with(&["--minimum-drain-time", "60", "--drain-time", "60"], app.address).await;
+    let before = Kept::open(process.web, "/").await.answer().await;
+    assert!(!before.to_ascii_lowercase().contains("connection: close"), "{before}");
+    process.terminate();
+    // Each of these connections is a new one.
+    eventually("clients are told to come back by another connection", async || {
+        Kept::open(process.web, "/").await.answer().await.to_ascii_lowercase().contains("connection: close")
+    })
+    .await;
+    process.terminate();
+    process.refuses().await;
+    assert!(process.ends().await.success());
 }

@@ -49,10 +49,24 @@ pub struct Programs {
 impl Programs {
     /// Finds them; Envoy is installed if it is wanted.
     pub fn find(peers: &[Peer]) -> Result<Self> {
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| process::root().join("target"), PathBuf::from);
-        let ours = target.join("release/mesh-proxy");
+        let ours = process::target().join("release/mesh-proxy");
         let envoy = if peers.contains(&Peer::Envoy) { Some(tools::ENVOY.path()?) } else { None };
         Ok(Self { envoy, ours })
+    }
+
+    /// Starts one with a configuration, with one worker, on the proxies' core.
+    pub fn start(&self, peer: Peer, name: &str, config: &Path, folder: &Path) -> Result<Tree> {
+        let config = config.to_string_lossy();
+        let (program, arguments): (&Path, &[&str]) = match peer {
+            Peer::Ours => (&self.ours, &["run", "-c", &config, "--workers", "1"]),
+            Peer::Envoy => {
+                let program = self.envoy.as_deref().context("Envoy was not looked for")?;
+                (program, &["-c", &config, "--concurrency", "1", "--disable-hot-restart", "-l", "warning"])
+            }
+            Peer::Haproxy => (Path::new("haproxy"), &["-db", "-f", &config]),
+        };
+        let arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        Tree::start(name, 0, program, &arguments, folder)
     }
 }
 
@@ -113,24 +127,11 @@ impl Running {
         };
         let mut proxies = Vec::new();
         for (name, template, port, admin) in parts {
-            let (program, arguments): (&Path, Vec<String>) = match peer {
-                Peer::Ours => {
-                    let config = write(&format!("{name}.yaml"), fill(template, *admin))?;
-                    (&programs.ours, ["run", "-c", &config, "--workers", "1"].map(str::to_owned).to_vec())
-                }
-                Peer::Envoy => {
-                    let config = write(&format!("{name}.yaml"), fill(template, *admin))?;
-                    let arguments = ["-c", &config, "--concurrency", "1", "--disable-hot-restart", "-l", "warning"];
-                    let program = programs.envoy.as_deref().context("Envoy was not looked for")?;
-                    (program, arguments.map(str::to_owned).to_vec())
-                }
-                Peer::Haproxy => {
-                    let template = haproxy(topology, name);
-                    let config = write(&format!("{name}.cfg"), fill(&template, *admin))?;
-                    (Path::new("haproxy"), ["-db", "-f", &config].map(str::to_owned).to_vec())
-                }
+            let config = match peer {
+                Peer::Envoy | Peer::Ours => write(&format!("{name}.yaml"), fill(template, *admin))?,
+                Peer::Haproxy => write(&format!("{name}.cfg"), fill(&haproxy(topology, name), *admin))?,
             };
-            let mut tree = Tree::start(name, 0, program, &arguments, &folder)?;
+            let mut tree = programs.start(peer, name, Path::new(&config), &folder)?;
             tree.wait_for(*port)?;
             proxies.push(tree);
         }

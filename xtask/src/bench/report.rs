@@ -18,8 +18,17 @@ pub struct Sample {
     pub p99: f64,
     /// Resident memory at the start, MiB.
     pub idle: f64,
-    /// Resident memory with 1,000 idle connections, MiB.
-    pub connected: Option<f64>,
+    /// Resident memory later on.
+    pub memory: Option<Memory>,
+}
+
+/// Memory after load.
+#[derive(Clone, Copy)]
+pub struct Memory {
+    /// Resident when it has come to rest, MiB.
+    pub served: f64,
+    /// What each idle connection of HTTP/1 adds, KiB.
+    pub each: f64,
 }
 
 impl fmt::Display for Sample {
@@ -34,36 +43,50 @@ impl fmt::Display for Sample {
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
+    let middle = values.len() / 2;
+    match values.get(middle) {
+        Some(upper) if values.len().is_multiple_of(2) => (values[middle - 1] + upper) / 2.0,
+        Some(middle) => *middle,
+        None => f64::NAN,
+    }
 }
 
-/// Medians as a Markdown table; ratios are against the first peer.
+/// Medians as a Markdown table. Ratios are medians of those of a repetition each, against its first peer: the host's mood changes from one
+/// repetition to the next.
 pub fn table(topologies: &[Topology], peers: &[Peer], samples: &[(Topology, Peer, Sample)]) -> String {
     let mut text = String::from(
-        "| topology | proxy | rate/s | CPU µs/request | × | CPU µs/request, full speed | × | most/s | p50 ms | p99 ms | RSS MiB idle | with 1,000 connections |\n\
-         |---|---|---|---|---|---|---|---|---|---|---|---|\n",
+        "| topology | proxy | rate/s | CPU µs/request | × | CPU µs/request, full speed | × | most/s | p50 ms | p99 ms | RSS MiB idle | after load | KiB/connection |\n\
+         |---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
     );
     for topology in topologies {
-        let mut first: Option<(f64, f64)> = None;
+        let of = |peer: Peer, pick: fn(&Sample) -> f64| -> Vec<f64> {
+            samples.iter().filter(|one| one.0 == *topology && one.1 == peer).map(|one| pick(&one.2)).collect()
+        };
         for peer in peers {
-            let of = |pick: fn(&Sample) -> f64| {
-                median(
-                    samples.iter().filter(|one| one.0 == *topology && one.1 == *peer).map(|one| pick(&one.2)).collect(),
-                )
+            let middle = |pick| median(of(*peer, pick));
+            let ratio = |pick| {
+                let (own, first) = (of(*peer, pick), of(peers[0], pick));
+                median(own.iter().zip(first).map(|(own, first)| own / first).collect())
             };
-            let (steady, most) = (of(|one| one.steady_cpu), of(|one| one.most_cpu));
-            let base = *first.get_or_insert((steady, most));
-            let connected = of(|one| one.connected.unwrap_or_default());
-            let connected = if connected > 0.0 { format!("{connected:.0}") } else { "–".to_owned() };
+            let memory = match samples.iter().find(|one| one.0 == *topology).and_then(|one| one.2.memory) {
+                Some(_) => {
+                    let served = middle(|one| one.memory.map_or(f64::NAN, |memory| memory.served));
+                    let each = middle(|one| one.memory.map_or(f64::NAN, |memory| memory.each));
+                    format!("{served:.0} | {each:.1}")
+                }
+                None => "– | –".to_owned(),
+            };
             text += &format!(
-                "| {topology:?} | {peer:?} | {} | {steady:.1} | {:.2} | {most:.1} | {:.2} | {:.0} | {:.2} | {:.2} | {:.0} | {connected} |\n",
+                "| {topology:?} | {peer:?} | {} | {:.1} | {:.2} | {:.1} | {:.2} | {:.0} | {:.2} | {:.2} | {:.0} | {memory} |\n",
                 topology.rate(),
-                steady / base.0,
-                most / base.1,
-                of(|one| one.most_rate),
-                of(|one| one.p50),
-                of(|one| one.p99),
-                of(|one| one.idle),
+                middle(|one| one.steady_cpu),
+                ratio(|one| one.steady_cpu),
+                middle(|one| one.most_cpu),
+                ratio(|one| one.most_cpu),
+                middle(|one| one.most_rate),
+                middle(|one| one.p50),
+                middle(|one| one.p99),
+                middle(|one| one.idle),
             );
         }
     }

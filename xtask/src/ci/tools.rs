@@ -46,6 +46,10 @@ pub const IP: Tool = Tool { program: "ip", source: Source::Debian("iproute2") };
 pub const NFT: Tool = Tool { program: "nft", source: Source::Debian("nftables") };
 /// Rules of capture where there is no nftables.
 pub const IPTABLES: Tool = Tool { program: "iptables-restore", source: Source::Debian("iptables") };
+/// Looking into a node's network.
+pub const NSENTER: Tool = Tool { program: "nsenter", source: Source::Debian("util-linux") };
+/// Capturing what passes there.
+pub const TCPDUMP: Tool = Tool { program: "tcpdump", source: Source::Debian("tcpdump") };
 /// Running a program as another user.
 pub const SETPRIV: Tool = Tool { program: "setpriv", source: Source::Debian("util-linux") };
 /// A client of DNS.

@@ -52,6 +52,12 @@ pub fn up(name: &str, workers: usize, nodes: Option<Nodes>) -> Result<PathBuf> {
     Ok(kubeconfig)
 }
 
+/// The kubeconfig of a cluster that is there.
+pub fn kubeconfig(name: &str) -> Result<Option<PathBuf>> {
+    check(name)?;
+    Ok(Some(folder(name).join("kubeconfig")).filter(|path| path.is_file()))
+}
+
 /// Removes a cluster, if it is there.
 pub fn down(name: &str) -> Result<()> {
     check(name)?;

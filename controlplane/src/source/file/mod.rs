@@ -35,7 +35,7 @@ pub enum FileError {
 
 /// What a scan found.
 #[derive(Debug, Clone, Default)]
-pub struct Update {
+pub struct Scan {
     /// What changed since the scan before, to be applied as one.
     pub changes: Vec<Change>,
     /// All findings that hold now, by file and line.
@@ -82,7 +82,7 @@ impl FileSource {
     }
 
     /// Reads everything. A file or object that is broken leaves its last good version in force.
-    pub fn scan(&mut self) -> Update {
+    pub fn scan(&mut self) -> Scan {
         let mut findings = self.read_files();
         let desired = self.choose(&mut findings);
         let mut changes = Vec::new();
@@ -100,7 +100,7 @@ impl FileSource {
             let place = |finding: &Finding| (finding.origin.file.clone(), finding.origin.line, finding.origin.column);
             place(a).cmp(&place(b)).then(b.severity.cmp(&a.severity))
         });
-        Update { changes, findings }
+        Scan { changes, findings }
     }
 
     /// Brings [`FileSource::files`] up to date; returns what could not be read.

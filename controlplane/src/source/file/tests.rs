@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::super::Update;
 use super::*;
 use crate::model::Kind;
 
@@ -15,7 +16,7 @@ fn service(name: &str, port: u32) -> String {
 }
 
 /// Changes in short: `+a` set, `-a` removed.
-fn changes(update: &Update) -> String {
+fn changes(update: &Scan) -> String {
     let name = |change: &Change| match change {
         Change::Set(object) => format!("+{}", object.key.name),
         Change::Remove(key) => format!("-{}", key.name),
@@ -24,7 +25,7 @@ fn changes(update: &Update) -> String {
 }
 
 /// Findings, without the directory.
-fn findings(update: &Update, directory: &Path) -> Vec<String> {
+fn findings(update: &Scan, directory: &Path) -> Vec<String> {
     let prefix = format!("{}/", directory.display());
     update.findings.iter().map(|finding| finding.to_string().replace(&prefix, "")).collect()
 }
@@ -240,15 +241,12 @@ fn the_samples_are_good() {
 }
 
 /// Asks until the answer is there.
-async fn eventually(
-    deadline: Duration,
-    receiver: &mut mpsc::Receiver<Update>,
-    done: impl Fn(&Update) -> bool,
-) -> Update {
+async fn eventually(deadline: Duration, receiver: &mut mpsc::Receiver<Update>, done: impl Fn(&Scan) -> bool) -> Scan {
     let end = Instant::now() + deadline;
     while let Ok(Some(update)) = tokio::time::timeout_at(end.into(), receiver.recv()).await {
-        if done(&update) {
-            return update;
+        let scan = Scan { changes: update.changes, findings: update.findings.unwrap_or_default() };
+        if done(&scan) {
+            return scan;
         }
     }
     panic!("not within {deadline:?}");

@@ -9,7 +9,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::{FileError, FileSource, Update};
+use super::super::Update;
+use super::{FileError, FileSource};
 
 /// A burst of events counts as one change once it has been quiet for this long: editors and `git` write a file in several steps.
 const QUIET: Duration = Duration::from_millis(50);
@@ -45,14 +46,16 @@ impl FileSource {
             if let Ok(watcher) = &mut watcher {
                 self.watch(watcher);
             }
-            let (source, update) = tokio::task::spawn_blocking(move || {
-                let update = self.scan();
-                (self, update)
+            let (source, scan) = tokio::task::spawn_blocking(move || {
+                let scan = self.scan();
+                (self, scan)
             })
             .await?;
             self = source;
-            if !update.changes.is_empty() || sent.as_ref() != Some(&update.findings) {
-                sent = Some(update.findings.clone());
+            if !scan.changes.is_empty() || sent.as_ref() != Some(&scan.findings) {
+                sent = Some(scan.findings.clone());
+                let update =
+                    Update { changes: scan.changes, findings: Some(scan.findings), verdicts: None, complete: true };
                 tokio::select! {
                     () = stop.cancelled() => return Ok(()),
                     result = sender.send(update) => if result.is_err() { return Ok(()) },

@@ -121,7 +121,7 @@ impl Outbound<'_> {
     }
 
     fn inline(&self, name: &str) -> Option<eds::ClusterLoadAssignment> {
-        let failover = Failover::of(self.traffic, self.context, self.node);
+        let failover = Failover::of(self.traffic, self.context, self.node, self.service);
         let part = endpoint::Part { service: self.service, port: self.port, labels: self.labels, failover };
         let assignment = endpoint::assignment(self.context, self.node, &part, name);
         (!assignment.endpoints.is_empty()).then_some(assignment)

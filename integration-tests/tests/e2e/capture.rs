@@ -1,0 +1,76 @@
+//! What passes on a node's network, seen from outside of all pods by tcpdump.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use integration_tests::eventually;
+use integration_tests::eventually::DEADLINE;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::cluster::Cluster;
+use crate::security::contains;
+
+/// Captures on all nodes.
+pub struct Capture {
+    programs: Vec<Child>,
+    folder: tempfile::TempDir,
+}
+
+impl Capture {
+    /// Returns when packets to and from `port` are written down.
+    pub fn start(cluster: &Cluster, port: u16) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let mut programs = Vec::new();
+        for node in cluster.items(&["nodes"])? {
+            let name = node["metadata"]["name"].as_str().context("a node without a name")?;
+            let inspected = Command::new("docker").args(["inspect", "-f", "{{.State.Pid}}", name]).output()?;
+            let pid = String::from_utf8(inspected.stdout)?.trim().to_owned();
+            ensure!(!pid.is_empty(), "{name} is no container");
+            let file = folder.path().join(name);
+            let mut child = Command::new("nsenter")
+                .args(["-t", &pid, "-n", "tcpdump", "-i", "any", "-U", "-w"])
+                .arg(&file)
+                .args(["tcp", "port", &port.to_string()])
+                .stderr(Stdio::piped())
+                .spawn()
+                .context("nsenter and tcpdump")?;
+            let mut said = String::new();
+            BufReader::new(child.stderr.take().context("stderr")?).read_line(&mut said)?;
+            ensure!(said.contains("listening"), "tcpdump: {said}");
+            programs.push(child);
+        }
+        Ok(Self { programs, folder })
+    }
+
+    /// Ends it; all that was seen.
+    pub async fn bytes(mut self) -> Result<Vec<u8>> {
+        let length = || -> Result<u64> {
+            let files = std::fs::read_dir(self.folder.path())?;
+            files.map(|file| Ok(file?.metadata()?.len())).sum()
+        };
+        // What the kernel holds is written before long; a header alone is 24 bytes a file.
+        let least = 24 * self.programs.len() as u64;
+        eventually(DEADLINE, async || {
+            let now = length()?;
+            ensure!(now > least, "{now} bytes");
+            anyhow::Ok(())
+        })
+        .await?;
+        for program in &mut self.programs {
+            kill(Pid::from_raw(i32::try_from(program.id())?), Signal::SIGINT)?;
+            program.wait()?;
+        }
+        let mut all = Vec::new();
+        for file in std::fs::read_dir(self.folder.path())? {
+            all.extend(std::fs::read(file?.path())?);
+        }
+        Ok(all)
+    }
+
+    /// Ends it; true if this was seen.
+    pub async fn holds(self, part: &[u8]) -> Result<bool> {
+        Ok(contains(&self.bytes().await?, part))
+    }
+}
