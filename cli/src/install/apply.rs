@@ -315,7 +315,7 @@ pub fn foreign(manifest: &Manifest, found: &HashMap<Id, DynamicObject>) -> Resul
         match labels.and_then(|labels| labels.get("app.kubernetes.io/managed-by")).map(String::as_str) {
             Some(MANAGER) => {}
             other => bail!(
-                "{}: is there already, installed by {}; uninstall that first, or install beside it with --revision NAME or in \
+                "{}: is there already, installed by {}: upgrade it by the same means, uninstall it first, or install beside it with --revision NAME or in \
                  another namespace with --istio-namespace NAME",
                 object.id,
                 other.unwrap_or("somebody else")

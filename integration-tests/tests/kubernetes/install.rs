@@ -194,7 +194,10 @@ async fn nothing_is_written_without_a_yes_or_a_right() {
     let binding = ["create", "clusterrolebinding", "looks", "--clusterrole=looks", "--serviceaccount=users:nobody"];
     server.kubectl(&binding, "").await.unwrap().ok();
     let error = fails(&nobody, "install --wait=false -y").await;
-    for right in ["create, patch deployments.apps in istio-system", "create, patch customresourcedefinitions.apiextensions.k8s.io"] {
+    for right in [
+        "create, patch deployments.apps in istio-system",
+        "create, patch customresourcedefinitions.apiextensions.k8s.io",
+    ] {
         assert!(error.contains("nothing was changed") && error.contains(right), "{error}");
     }
     assert_eq!(meshctl(&nobody, "check").await.unwrap(), ExitCode::FAILURE);
