@@ -197,11 +197,17 @@ async fn look_up(client: &Client, watched: &Watched) -> Result<Option<ApiResourc
                 return Ok(Some(watched.api(version)));
             }
             Ok(_) => {}
-            Err(Error::Api(status)) if status.is_not_found() => {}
+            Err(error) if is_missing(&error) => {}
             Err(error) => return Err(error),
         }
     }
     Ok(None)
+}
+
+/// True if the server does not know the path. By the code alone: paths of kinds that are not served get a plain text, not a status, of
+/// which `Status::is_not_found` says no.
+fn is_missing(error: &Error) -> bool {
+    matches!(error, Error::Api(status) if status.code == 404)
 }
 
 async fn follow(
@@ -319,10 +325,8 @@ enum Judged {
 }
 
 fn judge(error: watcher::Error) -> Judged {
-    let ends = |verb, error: Error| match &error {
-        Error::Api(status) if status.is_not_found() => Judged::Ends(End::Missing),
-        _ => Judged::Ends(End::Failed(verb, error)),
-    };
+    let ends =
+        |verb, error: Error| Judged::Ends(if is_missing(&error) { End::Missing } else { End::Failed(verb, error) });
     match error {
         watcher::Error::InitialListFailed(error) => ends("list", error),
         watcher::Error::WatchStartFailed(error) => match &error {
