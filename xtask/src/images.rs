@@ -55,6 +55,8 @@ struct Recipe {
     description: &'static str,
     /// True if it sets up capture, which takes the kernel's tools.
     captures: bool,
+    /// Whom it runs as.
+    user: u32,
 }
 
 const RECIPES: &[Recipe] = &[
@@ -64,6 +66,7 @@ const RECIPES: &[Recipe] = &[
         arguments: &[],
         description: "The sidecar of Ferromesh, and what redirects a pod's traffic to it",
         captures: true,
+        user: MESH_USER,
     },
     Recipe {
         name: "gateway",
@@ -71,6 +74,7 @@ const RECIPES: &[Recipe] = &[
         arguments: &[],
         description: "The gateway of Ferromesh",
         captures: false,
+        user: MESH_USER,
     },
     Recipe {
         name: "controlplane",
@@ -78,6 +82,7 @@ const RECIPES: &[Recipe] = &[
         arguments: &[],
         description: "The control plane of Ferromesh",
         captures: false,
+        user: MESH_USER,
     },
     Recipe {
         name: "meshctl",
@@ -85,6 +90,7 @@ const RECIPES: &[Recipe] = &[
         arguments: &[],
         description: "The command line of Ferromesh",
         captures: false,
+        user: APPLICATION_USER,
     },
     Recipe {
         name: "bookinfo",
@@ -92,11 +98,15 @@ const RECIPES: &[Recipe] = &[
         arguments: &["bookinfo"],
         description: "The application of Ferromesh's demo, which knows nothing of the mesh",
         captures: false,
+        user: APPLICATION_USER,
     },
 ];
 
-/// Nobody but the redirect step needs to be root, and that says so in its pod.
-const USER: u32 = 1337;
+/// Whom programs of the mesh run as: capture lets what this user sends pass. Nobody but the redirect step needs to be root, and that says so in
+/// its pod.
+const MESH_USER: u32 = 1337;
+/// Whom applications run as; capture must see what they send.
+const APPLICATION_USER: u32 = 65_532;
 
 /// Builds the programs and their images; returns the names of the images.
 pub fn run(arguments: &Arguments) -> Result<Vec<String>> {
@@ -114,7 +124,7 @@ pub fn run(arguments: &Arguments) -> Result<Vec<String>> {
     for recipe in chosen {
         let program = built.join(recipe.program);
         let reference = format!("{}/{}:{}", arguments.hub, recipe.name, arguments.tag);
-        let (base, own) = (base(&program, recipe.captures)?, own(recipe, &program)?);
+        let (base, own) = (base(&program, recipe)?, own(recipe, &program)?);
         let path = format!("/usr/local/bin/{}", recipe.program);
         let mut labels = json!({
             "org.opencontainers.image.title": format!("ferromesh-{}", recipe.name),
@@ -128,7 +138,7 @@ pub fn run(arguments: &Arguments) -> Result<Vec<String>> {
         let image = Image {
             reference: &reference,
             entrypoint: &[&[&*path], recipe.arguments].concat(),
-            user: &format!("{USER}:{USER}"),
+            user: &format!("{0}:{0}", recipe.user),
             labels,
             sbom: sbom::document(recipe.program, &packages, &base)?,
             layers: &[base, own],
@@ -152,10 +162,11 @@ fn choose(names: &[String]) -> Result<Vec<&'static Recipe>> {
 }
 
 /// What stays the same while the program changes, in a layer of its own.
-fn base(program: &Path, captures: bool) -> Result<Tree> {
+fn base(program: &Path, recipe: &Recipe) -> Result<Tree> {
+    let user = recipe.user;
     let mut tree = Tree::default();
-    tree.file("etc/passwd", 0o644, format!("root:x:0:0::/:/none\nmesh:x:{USER}:{USER}::/:/none\n").into_bytes());
-    tree.file("etc/group", 0o644, format!("root:x:0:\nmesh:x:{USER}:\n").into_bytes());
+    tree.file("etc/passwd", 0o644, format!("root:x:0:0::/:/none\nuser:x:{user}:{user}::/:/none\n").into_bytes());
+    tree.file("etc/group", 0o644, format!("root:x:0:\nuser:x:{user}:\n").into_bytes());
     tree.file("etc/nsswitch.conf", 0o644, b"hosts: files dns\n".to_vec());
     let authorities = "etc/ssl/certs/ca-certificates.crt";
     let bundle = Path::new("/").join(authorities);
@@ -163,10 +174,13 @@ fn base(program: &Path, captures: bool) -> Result<Tree> {
     tree.file(authorities, 0o644, read);
     tree.folder("tmp", 0o1777);
     tree.libraries(program)?;
-    if captures {
+    if recipe.captures {
         for tool in [tools::NFT, tools::IPTABLES] {
             tool.ensure()?;
         }
+        // Addresses of IPv6 that answers to capture need.
+        tools::IP.ensure()?;
+        tree.program(&tree::find("ip")?, "usr/sbin/ip")?;
         tree.program(&tree::find("nft")?, "usr/sbin/nft")?;
         tree.iptables()?;
     }

@@ -145,7 +145,7 @@ impl Keeper {
                 "the API server does not let the control plane {verb} it: {}; give its user the verbs get and create on secrets in this namespace",
                 status.message
             ),
-            Error::Api(status) if status.is_not_found() => {
+            Error::Api(status) if status.code == 404 => {
                 format!("cannot be made: {}; create the namespace first", status.message)
             }
             other => format!("{verb}: {other}"),

@@ -55,8 +55,7 @@ pub enum ReviewError {
     Unavailable(String),
 }
 
-/// An answer of the API server's, and until when it holds.
-type Answer = (Instant, Result<Reviewed, ReviewError>);
+type Answer = Result<Reviewed, ReviewError>;
 
 /// Asks the API server.
 #[derive(Clone)]
@@ -66,7 +65,7 @@ struct Inner {
     client: Client,
     questions: Semaphore,
     /// By the token's hash, so that no token stays in memory.
-    known: Mutex<HashMap<Vec<u8>, Answer>>,
+    known: Mutex<HashMap<Vec<u8>, (Instant, Answer)>>,
 }
 
 impl std::fmt::Debug for Reviewer {
@@ -118,12 +117,12 @@ impl Reviewer {
         }
     }
 
-    fn remembered(&self, hash: &[u8]) -> Option<Result<Reviewed, ReviewError>> {
+    fn remembered(&self, hash: &[u8]) -> Option<Answer> {
         let known = self.0.known.lock();
         known.get(hash).filter(|(since, _)| since.elapsed() < REMEMBER).map(|(_, answer)| answer.clone())
     }
 
-    fn remember(&self, hash: Vec<u8>, answer: Result<Reviewed, ReviewError>) {
+    fn remember(&self, hash: Vec<u8>, answer: Answer) {
         let mut known = self.0.known.lock();
         if known.len() >= MOST {
             known.retain(|_, (since, _)| since.elapsed() < REMEMBER);

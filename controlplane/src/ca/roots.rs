@@ -121,7 +121,7 @@ async fn write(client: &Client, namespace: &str, roots: &str) -> Result<(), Erro
         Ok(_) => Ok(()),
         // The namespace is going, or gone.
         Err(Error::Api(status))
-            if status.is_not_found() || status.reason == "Forbidden" && status.message.contains("being terminated") =>
+            if status.code == 404 || status.reason == "Forbidden" && status.message.contains("being terminated") =>
         {
             Ok(())
         }

@@ -104,7 +104,7 @@ async fn first(client: &Client, all: &Written) -> Result<(Written, Result<(), Er
             let list = match api.list(&page).await {
                 Ok(list) => list,
                 // It is not served any more.
-                Err(Error::Api(status)) if status.is_not_found() => break,
+                Err(Error::Api(status)) if status.code == 404 => break,
                 Err(error) => return Err(error),
             };
             for object in list.items {
@@ -165,7 +165,7 @@ async fn write_one(client: &Client, key: &Key, wanted: &Wanted) -> Result<(), Er
     let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
     match api.patch_status(&key.name, &parameters, &Patch::Merge(patch)).await {
         Ok(_) => Ok(()),
-        Err(Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(Error::Api(status)) if status.code == 404 => Ok(()),
         Err(error) => Err(error),
     }
 }
