@@ -1,5 +1,6 @@
 //! The proxy's own log: text or JSON on standard error, with levels that can be changed while it runs (`/logging`).
 
+use std::io::IsTerminal as _;
 use std::sync::OnceLock;
 
 use tracing_subscriber::layer::SubscriberExt;
@@ -22,7 +23,7 @@ pub fn init(directives: &str, format: Format) -> Result<(), String> {
     let filter = EnvFilter::try_new(directives).map_err(|error| format!("`{directives}`: {error}"))?;
     let (filter, handle) = reload::Layer::new(filter);
     let lines = match format {
-        Format::Text => fmt::layer().with_writer(std::io::stderr).boxed(),
+        Format::Text => fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).boxed(),
         Format::Json => fmt::layer().json().with_writer(std::io::stderr).boxed(),
     };
     tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(|error| error.to_string())?;

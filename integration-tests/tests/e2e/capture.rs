@@ -36,9 +36,9 @@ impl Capture {
                 .stderr(Stdio::piped())
                 .spawn()
                 .context("nsenter and tcpdump")?;
-            let mut said = String::new();
-            BufReader::new(child.stderr.take().context("stderr")?).read_line(&mut said)?;
-            ensure!(said.contains("listening"), "tcpdump: {said}");
+            let mut said = BufReader::new(child.stderr.take().context("stderr")?).lines();
+            let listens = |line: &std::io::Result<String>| line.as_ref().is_ok_and(|line| line.contains("listening"));
+            ensure!(said.any(|line| listens(&line)), "tcpdump does not listen on {name}");
             programs.push(child);
         }
         Ok(Self { programs, folder })

@@ -18,6 +18,9 @@ pub const APPS: &str = "default";
 /// Longest wait for what nodes do: pulling up pods, draining them.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
+/// The last lines that are printed of each program's log.
+const LINES: usize = 40;
+
 /// A cluster, and what to call it with. `cargo xtask e2e` fills it in.
 #[derive(Debug)]
 pub struct Cluster {
@@ -148,14 +151,14 @@ impl Cluster {
         for arguments in [
             &["get", "pods", "-A", "-o", "wide"][..],
             &["get", "events", "-A", "--sort-by=.lastTimestamp"],
-            &["-n", SYSTEM, "logs", "-l", "app=istiod", "--tail=50", "--prefix"],
-            &["-n", SYSTEM, "logs", "-l", "istio=ingressgateway", "--tail=50", "--prefix"],
+            &["-n", SYSTEM, "logs", "-l", "app=istiod", "--tail=30", "--prefix"],
+            &["-n", SYSTEM, "logs", "-l", "istio=ingressgateway", "--tail=10", "--prefix"],
         ] {
             match self.kubectl(arguments) {
-                Ok(said) => println!(
-                    "{}",
-                    said.lines().rev().take(60).collect::<Vec<_>>().into_iter().rev().collect::<Vec<_>>().join("\n")
-                ),
+                Ok(said) => {
+                    let lines: Vec<&str> = said.lines().collect();
+                    println!("{}", lines[lines.len().saturating_sub(LINES)..].join("\n"));
+                }
                 Err(error) => println!("{error:#}"),
             }
         }
