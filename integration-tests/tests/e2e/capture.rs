@@ -30,7 +30,7 @@ impl Capture {
             ensure!(!pid.is_empty(), "{name} is no container");
             let file = folder.path().join(name);
             let mut child = Command::new("nsenter")
-                .args(["-t", &pid, "-n", "tcpdump", "-i", "any", "-U", "-w"])
+                .args(["-t", &pid, "-n", "tcpdump", "-i", "any", "--immediate-mode", "-U", "-w"])
                 .arg(&file)
                 .args(["tcp", "port", &port.to_string()])
                 .stderr(Stdio::piped())
@@ -44,17 +44,11 @@ impl Capture {
         Ok(Self { programs, folder })
     }
 
-    /// Ends it; all that was seen.
-    pub async fn bytes(mut self) -> Result<Vec<u8>> {
-        let length = || -> Result<u64> {
-            let files = std::fs::read_dir(self.folder.path())?;
-            files.map(|file| Ok(file?.metadata()?.len())).sum()
-        };
-        // What the kernel holds is written before long; a header alone is 24 bytes a file.
-        let least = 24 * self.programs.len() as u64;
+    /// Waits until this was seen, and returns all that was.
+    pub async fn until(mut self, part: &[u8]) -> Result<Vec<u8>> {
         eventually(DEADLINE, async || {
-            let now = length()?;
-            ensure!(now > least, "{now} bytes");
+            let seen = self.seen()?;
+            ensure!(contains(&seen, part), "{} bytes, without what should be there", seen.len());
             anyhow::Ok(())
         })
         .await?;
@@ -62,15 +56,24 @@ impl Capture {
             kill(Pid::from_raw(i32::try_from(program.id())?), Signal::SIGINT)?;
             program.wait()?;
         }
+        self.seen()
+    }
+
+    fn seen(&self) -> Result<Vec<u8>> {
         let mut all = Vec::new();
         for file in std::fs::read_dir(self.folder.path())? {
             all.extend(std::fs::read(file?.path())?);
         }
         Ok(all)
     }
+}
 
-    /// Ends it; true if this was seen.
-    pub async fn holds(self, part: &[u8]) -> Result<bool> {
-        Ok(contains(&self.bytes().await?, part))
+impl Drop for Capture {
+    fn drop(&mut self) {
+        for program in &mut self.programs {
+            // Those that ended already cannot be killed; that is what was wanted.
+            let _ = program.kill();
+            let _ = program.wait();
+        }
     }
 }

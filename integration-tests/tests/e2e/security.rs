@@ -60,7 +60,7 @@ pub async fn plaintext_is_refused_and_nothing_is_readable_on_the_wire(cluster: &
     if cluster.local {
         let capture = Capture::start(cluster, 9080)?;
         page(&stranger).await?;
-        ensure!(capture.holds(b"GET /details/0").await?, "the capture does not see plaintext that is there");
+        capture.until(b"GET /details/0").await.context("plaintext that is there is not seen")?;
     }
     cluster.apply_files(&["deploy/samples/bookinfo/strict-mtls.yaml"])?;
     eventually(PATIENCE, async || {
@@ -74,10 +74,9 @@ pub async fn plaintext_is_refused_and_nothing_is_readable_on_the_wire(cluster: &
     if cluster.local {
         let capture = Capture::start(cluster, 9080)?;
         page(&visitor).await?;
-        let seen = capture.bytes().await?;
-        ensure!(!contains(&seen, b"GET /details") && !contains(&seen, b"Shakespeare"), "plaintext on the wire");
         // A record of application data of TLS 1.3 (RFC 8446, section 5.1).
-        ensure!(contains(&seen, &[0x17, 3, 3]), "no TLS on the wire either, so nothing was captured");
+        let seen = capture.until(&[0x17, 3, 3]).await.context("no TLS on the wire")?;
+        ensure!(!contains(&seen, b"GET /details") && !contains(&seen, b"Shakespeare"), "plaintext on the wire");
     } else {
         println!("    not run: the packet capture, since the nodes are not of this machine");
     }
