@@ -223,7 +223,8 @@ async fn follow(
             let config = config.fields(&format!("metadata.name={name}"));
             let objects = Api::<Raw>::namespaced_with(client.clone(), ROOT_NAMESPACE, resource);
             // The model knows them by one name, whatever the revision.
-            let stream = watcher(objects, config).map(|event| event.map(|event| each(event, |raw| raw.named(MESH_CONFIG_NAME))));
+            let stream =
+                watcher(objects, config).map(|event| event.map(|event| each(event, |raw| raw.named(MESH_CONFIG_NAME))));
             forward(stream, watched, resource, reports, waits).await
         }
         Part::Metadata => {
@@ -338,7 +339,9 @@ fn judge(error: watcher::Error) -> Judged {
 
 /// Reads the secrets that are asked for, until nobody asks any more.
 pub(super) async fn fetch(client: Client, keys: mpsc::UnboundedReceiver<Key>, reports: mpsc::Sender<Report>) {
-    let Some(watched) = watched(MESH_CONFIG_NAME).into_iter().find(|watched| watched.kind == Kind::Secret) else { return };
+    let Some(watched) = watched(MESH_CONFIG_NAME).into_iter().find(|watched| watched.kind == Kind::Secret) else {
+        return;
+    };
     let keys = tokio_stream::wrappers::UnboundedReceiverStream::new(keys);
     let fetched = keys.map(|key| fetch_one(&client, &watched, key, &reports));
     fetched.buffer_unordered(FETCHES).for_each(|()| std::future::ready(())).await;
