@@ -253,7 +253,8 @@ impl ControlPlane {
             let leads = lead(ROOTS_LEASE);
             tasks.spawn(roots::run(client.clone(), authority.clone(), namespaces, leads, stop.clone()));
         }
-        let sources = Sources { files, cluster: client.map(KubeSource::new) };
+        let revision = settings.webhooks.as_ref().map(|webhooks| webhooks.revision.as_str());
+        let sources = Sources { files, cluster: client.map(|client| KubeSource::new(client, revision)) };
         let mut plane = Self {
             grpc: grpc.local_addr()?,
             secure: secure.local_addr()?,

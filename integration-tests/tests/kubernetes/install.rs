@@ -244,6 +244,58 @@ async fn check_says_what_an_installed_mesh_lacks() {
     assert!(objects(&server).await.contains_key("Service istio-system/istiod"));
 }
 
+/// The control plane is started as its Deployment says, by its own account, which RBAC holds to what the chart gives it.
+#[tokio::test]
+async fn the_rights_and_arguments_that_are_installed_are_enough() {
+    let server = ApiServer::start().await.unwrap();
+    let install =
+        "install --set profile=minimal --revision canary --set meshConfig.ca.address=elsewhere --wait=false -y";
+    meshctl(server.kubeconfig(), install).await.unwrap();
+    // Nothing leads from this API server to services, so nobody could judge what the test applies below.
+    let validators = ["delete", "validatingwebhookconfigurations", "--all"];
+    server.kubectl(&validators, "").await.unwrap().ok();
+    let installed = objects(&server).await;
+    let config = installed["ConfigMap istio-system/istio-sidecar-injector-canary"]["data"]["config"].as_str().unwrap();
+    let injection = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(injection.path(), config).unwrap();
+    let container = &installed["Deployment istio-system/istiod-canary"]["spec"]["template"]["spec"]["containers"][0];
+    let mut arguments = vec!["mesh-controlplane".to_owned()];
+    arguments.extend(container["args"].as_array().unwrap().iter().map(|argument| {
+        argument.as_str().unwrap().replace("/etc/istio/inject/config", &injection.path().display().to_string())
+    }));
+    let token = server.service_account_token("istio-system", "istiod-canary", ISSUER).await.unwrap();
+    let kubeconfig = server.kubeconfig_of("istiod", &token).unwrap();
+    arguments.extend(["--kubeconfig".to_owned(), kubeconfig.display().to_string()]);
+
+    let mesh_controlplane::args::Command::Run(run) =
+        mesh_controlplane::args::Cli::try_parse_from(&arguments).unwrap().command;
+    let mut settings = run.settings().unwrap();
+    (settings.grpc_addr, settings.secure_grpc_addr, settings.monitoring_addr) = (None, None, None);
+    settings.webhooks.as_mut().unwrap().addr = None;
+    let plane = mesh_controlplane::app::ControlPlane::start(settings).await.unwrap();
+    let route = "{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: a, namespace: default},
+        spec: {hosts: [a.example], http: [{directResponse: {status: 200}}]}}";
+    server.kubectl(&["apply", "-f", "-"], route).await.unwrap().ok();
+    integration_tests::eventually(std::time::Duration::from_secs(30), async || {
+        let there = objects(&server).await;
+        let bundle =
+            &there["MutatingWebhookConfiguration /istio-sidecar-injector-canary"]["webhooks"][0]["clientConfig"];
+        anyhow::ensure!(bundle["caBundle"].as_str().is_some_and(|text| !text.is_empty()), "no CA bundle");
+        anyhow::ensure!(there.contains_key("ConfigMap default/istio-ca-root-cert"), "no roots in the namespace");
+        let status = ["get", "virtualservice", "a", "-o", "jsonpath={.status.conditions[*].type}"];
+        let status = server.kubectl(&status, "").await?.ok();
+        anyhow::ensure!(status.contains("Reconciled"), "no status: {status}");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    let findings = plane.findings();
+    assert!(!findings.iter().any(|finding| finding.message.contains("API server")), "{findings:#?}");
+    // The mesh's settings are those of this revision.
+    assert!(findings.iter().any(|finding| finding.field.as_deref() == Some("data.mesh.ca")), "{findings:#?}");
+    plane.shutdown().await;
+}
+
 #[derive(clap::Parser)]
 struct CheckArguments {
     #[command(flatten)]

@@ -80,6 +80,15 @@ impl Raw {
         Self { metadata, tree: Map::from_iter([("metadata".to_owned(), value)]) }
     }
 
+    /// The same object under another name.
+    pub(super) fn named(mut self, name: &str) -> Self {
+        self.metadata.name = Some(name.to_owned());
+        if let Some(metadata) = self.tree.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.insert("name".to_owned(), name.into());
+        }
+        self
+    }
+
     /// The one key.
     pub(super) fn key(&self, watched: &Watched) -> Key {
         let namespace = if cluster_wide(watched.kind) { "" } else { self.metadata.namespace.as_deref().unwrap_or("") };

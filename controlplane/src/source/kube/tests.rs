@@ -7,9 +7,10 @@ use super::cluster::{Cluster, Item, Report};
 use super::raw::Raw;
 use super::watch::{Watched, watched};
 use crate::model::{Change, Key, Kind};
+use crate::validate::MESH_CONFIG_NAME;
 
 fn kind_of(name: &str) -> Watched {
-    watched().into_iter().find(|watched| watched.name == name).unwrap()
+    watched(MESH_CONFIG_NAME).into_iter().find(|watched| watched.name == name).unwrap()
 }
 
 /// As the server would send it in a list: without apiVersion and kind, with what nobody reads.
@@ -46,7 +47,7 @@ fn key(kind: Kind, name: &str) -> Key {
 
 /// A cluster where everything but the given kinds was listed and is empty.
 fn listed_but(kinds: &[Kind]) -> Cluster {
-    let all: Vec<Kind> = watched().iter().map(|watched| watched.kind).collect();
+    let all: Vec<Kind> = watched(MESH_CONFIG_NAME).iter().map(|watched| watched.kind).collect();
     let mut cluster = Cluster::new(all.iter().copied());
     for kind in all.into_iter().filter(|kind| !kinds.contains(kind)) {
         cluster.take(match kind {

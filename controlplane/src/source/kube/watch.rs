@@ -50,7 +50,7 @@ pub(super) struct Watched {
     part: Part,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Part {
     /// Every object.
     All,
@@ -58,12 +58,12 @@ enum Part {
     Metadata,
     /// Those whose containers run or will: what has ended has no endpoint.
     Running,
-    /// The mesh's settings.
-    MeshConfig,
+    /// The mesh's settings, in the ConfigMap of this name.
+    MeshConfig(String),
 }
 
-/// Everything that is watched.
-pub(super) fn watched() -> Vec<Watched> {
+/// Everything that is watched; the mesh's settings are in the ConfigMap `mesh_config`.
+pub(super) fn watched(mesh_config: &str) -> Vec<Watched> {
     let core = |kind, name, plural, part| Watched { kind, group: "", versions: &["v1"], name, plural, part };
     let mut all = vec![
         core(Kind::Service, "Service", "services", Part::All),
@@ -71,7 +71,7 @@ pub(super) fn watched() -> Vec<Watched> {
         core(Kind::Node, "Node", "nodes", Part::Metadata),
         core(Kind::Namespace, "Namespace", "namespaces", Part::Metadata),
         core(Kind::Secret, "Secret", "secrets", Part::Metadata),
-        core(Kind::ConfigMap, "ConfigMap", "configmaps", Part::MeshConfig),
+        core(Kind::ConfigMap, "ConfigMap", "configmaps", Part::MeshConfig(mesh_config.to_owned())),
         Watched {
             group: "discovery.k8s.io",
             ..core(Kind::EndpointSlice, "EndpointSlice", "endpointslices", Part::All)
@@ -222,31 +222,34 @@ async fn follow(
 ) -> End {
     let config = watcher::Config::default().timeout(WATCH_SECONDS);
     let objects = || Api::<Raw>::all_with(client.clone(), resource);
-    match watched.part {
+    match &watched.part {
         Part::All => forward(watcher(objects(), config), watched, resource, reports, waits).await,
         Part::Running => {
             let config = config.fields("status.phase!=Succeeded,status.phase!=Failed");
             forward(watcher(objects(), config), watched, resource, reports, waits).await
         }
-        Part::MeshConfig => {
-            let config = config.fields(&format!("metadata.name={MESH_CONFIG_NAME}"));
+        Part::MeshConfig(name) => {
+            let config = config.fields(&format!("metadata.name={name}"));
             let objects = Api::<Raw>::namespaced_with(client.clone(), ROOT_NAMESPACE, resource);
-            forward(watcher(objects, config), watched, resource, reports, waits).await
+            // The model knows them by one name, whatever the revision.
+            let stream =
+                watcher(objects, config).map(|event| event.map(|event| each(event, |raw| raw.named(MESH_CONFIG_NAME))));
+            forward(stream, watched, resource, reports, waits).await
         }
         Part::Metadata => {
             let metadata = Api::<PartialObjectMeta<Raw>>::all_with(client.clone(), resource);
-            let stream = watcher(metadata, config).map(|event| event.map(whole));
+            let stream = watcher(metadata, config).map(|event| event.map(|event| each(event, Raw::of_metadata)));
             forward(stream, watched, resource, reports, waits).await
         }
     }
 }
 
-fn whole(event: Event<PartialObjectMeta<Raw>>) -> Event<Raw> {
+fn each<A, B>(event: Event<A>, change: impl FnOnce(A) -> B) -> Event<B> {
     match event {
-        Event::Apply(one) => Event::Apply(Raw::of_metadata(one)),
-        Event::Delete(one) => Event::Delete(Raw::of_metadata(one)),
+        Event::Apply(one) => Event::Apply(change(one)),
+        Event::Delete(one) => Event::Delete(change(one)),
         Event::Init => Event::Init,
-        Event::InitApply(one) => Event::InitApply(Raw::of_metadata(one)),
+        Event::InitApply(one) => Event::InitApply(change(one)),
         Event::InitDone => Event::InitDone,
     }
 }
@@ -343,7 +346,9 @@ fn judge(error: watcher::Error) -> Judged {
 
 /// Reads the secrets that are asked for, until nobody asks any more.
 pub(super) async fn fetch(client: Client, keys: mpsc::UnboundedReceiver<Key>, reports: mpsc::Sender<Report>) {
-    let Some(watched) = watched().into_iter().find(|watched| watched.kind == Kind::Secret) else { return };
+    let Some(watched) = watched(MESH_CONFIG_NAME).into_iter().find(|watched| watched.kind == Kind::Secret) else {
+        return;
+    };
     let keys = tokio_stream::wrappers::UnboundedReceiverStream::new(keys);
     let fetched = keys.map(|key| fetch_one(&client, &watched, key, &reports));
     fetched.buffer_unordered(FETCHES).for_each(|()| std::future::ready(())).await;
