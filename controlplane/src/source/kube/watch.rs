@@ -194,7 +194,10 @@ async fn look_up(client: &Client, watched: &Watched) -> Result<Option<ApiResourc
     // Groups first: of one that is not there the server says so in plain text, which the library logs as a fault each time.
     let groups = client.list_api_groups().await?.groups;
     let Some(group) = groups.into_iter().find(|group| group.name == watched.group) else { return Ok(None) };
-    for version in watched.versions.iter().filter(|version| group.versions.iter().any(|one| one.version == **version)) {
+    for version in watched.versions {
+        if !group.versions.iter().any(|one| one.version == *version) {
+            continue;
+        }
         match client.list_api_group_resources(&format!("{}/{version}", watched.group)).await {
             Ok(served) if served.resources.iter().any(|one| one.name == watched.plural) => {
                 return Ok(Some(watched.api(version)));
