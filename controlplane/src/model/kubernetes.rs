@@ -122,18 +122,11 @@ pub fn workload(object: &Object, raw: &kube::Pod, localities: &BTreeMap<Name, Na
         node: spec.node_name.as_deref().unwrap_or_default().into(),
         network: meta.labels.get(label::NETWORK).map_or("", String::as_str).into(),
         cluster: meta.labels.get(label::CLUSTER).map_or("", String::as_str).into(),
-        mtls: speaks_mesh_tls(meta),
+        // Of the proxy's mark alone nothing follows: a gateway has it too, whose ports speak what its Gateways say.
+        mtls: meta.labels.get(label::TLS_MODE).is_some_and(|mode| mode == "istio"),
         ready: condition.is_none_or(|condition| condition.status == "True") && !deleted,
         named_ports: ports.collect(),
     })
-}
-
-/// By the label; without it by the mark that injection leaves.
-fn speaks_mesh_tls(meta: &Meta) -> bool {
-    match meta.labels.get(label::TLS_MODE) {
-        Some(mode) => mode == "istio",
-        None => meta.annotations.contains_key(annotation::SIDECAR_STATUS),
-    }
 }
 
 /// The name of what made a pod: the deployment where there is one. Source: Istio's `GetDeployMetaFromPod`.
