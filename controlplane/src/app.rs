@@ -351,6 +351,8 @@ impl ControlPlane {
         tokio::select! {
             first = published.wait_for(|published| published.number > 0) => {
                 first.context("the control plane stopped while it read its configuration")?;
+                // They go on, and end with `stop`.
+                self.sources.detach_all();
                 Ok(())
             }
             Some(ended) = self.sources.join_next() => {

@@ -47,8 +47,8 @@ pub enum Provider {
     Kubeconfig,
 }
 
-/// Nodes beside the first: one may be drained.
-const WORKERS: usize = 1;
+/// Nodes beside the first, which takes no pods: one of them may be drained.
+const WORKERS: usize = 2;
 
 /// Runs it all.
 pub fn run(arguments: &Arguments) -> Result<()> {
