@@ -15,7 +15,7 @@ pub async fn nothing_is_left(cluster: &Cluster) -> Result<()> {
         "delete",
         "--ignore-not-found",
         "-f",
-        "deploy/samples/bookinfo/kubernetes",
+        "deploy/samples/kubernetes",
         "-f",
         "deploy/samples/bookinfo/services.yaml",
     ])?;

@@ -15,7 +15,7 @@ const DEVIATION: usize = 35;
 
 pub async fn an_unmodified_application_is_injected(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&["label", "namespace", APPS, "istio-injection=enabled", "--overwrite"])?;
-    cluster.apply_files(&["deploy/samples/bookinfo/services.yaml", "deploy/samples/bookinfo/kubernetes"])?;
+    cluster.apply_files(&["deploy/samples/bookinfo/services.yaml", "deploy/samples/kubernetes"])?;
     cluster.application_is_ready()?;
     let pods = cluster.items(&["pods", "-n", APPS])?;
     ensure!(!pods.is_empty(), "no pods");
