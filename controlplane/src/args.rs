@@ -107,6 +107,11 @@ impl Run {
             None => (in_pod && self.config_dirs.is_empty()).then(KubeSettings::default),
         };
         let in_cluster = kubernetes.is_some();
+        anyhow::ensure!(
+            !in_cluster || self.namespace == ROOT_NAMESPACE,
+            "--namespace {}: the mesh's settings and its authority are read in {ROOT_NAMESPACE} alone so far; install it there",
+            self.namespace
+        );
         for path in &self.config_dirs {
             anyhow::ensure!(path.exists(), "--config-dir {}: there is no such file or directory", path.display());
         }
@@ -180,6 +185,7 @@ mod tests {
             (&["--ca-dir", "a", "--plugged-in-ca-dir", "b"], "cannot be used with"),
             (&["--grpc-addr", "15010"], "invalid socket address"),
             (&["--injection-settings", "a"], "--webhook-addr"),
+            (&["--kubeconfig", "/dev/null", "--namespace", "mesh"], "in istio-system alone"),
         ] {
             let error = run(args).unwrap_err().to_string();
             assert!(error.contains(reason), "{error}");

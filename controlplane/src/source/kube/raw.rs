@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use super::super::document::{self, Outcome};
 use super::super::kinds::cluster_wide;
+use super::super::typed;
 use super::cluster::Item;
 use super::watch::Watched;
 use crate::model::Key;
@@ -109,24 +110,12 @@ impl Raw {
         self.tree.insert("apiVersion".to_owned(), api_version.into());
         self.tree.insert("kind".to_owned(), watched.name.into());
         let mut tree = Value::Object(self.tree);
-        drop_nulls(&mut tree);
+        typed::drop_nulls(&mut tree);
         let (outcome, findings) = document::judge(tree);
         let good = match outcome {
             Outcome::Object(object) => Some(object),
             Outcome::Broken(_) | Outcome::Nothing => None,
         };
         Item { key, uid, generation, good, findings }
-    }
-}
-
-/// Null is unset in protobuf's JSON mapping.
-fn drop_nulls(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            fields.retain(|_, value| !value.is_null());
-            fields.values_mut().for_each(drop_nulls);
-        }
-        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
-        _ => {}
     }
 }
