@@ -10,7 +10,6 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use mesh_proto::crd::MeshConfig;
 use mesh_proto::istio::auth::istio_certificate_service_server::IstioCertificateServiceServer;
-use mesh_proto::names::ROOT_NAMESPACE;
 use mesh_proto::xds::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -29,13 +28,15 @@ use crate::debug::{self, Pages};
 use crate::leader::Candidate;
 use crate::metrics::Metrics;
 use crate::model::{Change, Kind, Model, Name};
+use crate::own::Own;
 use crate::push::engine::{self, Event};
 use crate::push::knowledge::Known;
 use crate::push::{Debounce, Published};
-use crate::source::{FileSource, KubeSettings, KubeSource, Merge, Update, kube};
+use crate::register::{self, Registrar};
+use crate::source::{Exposed, FileSource, KubeSettings, KubeSource, Merge, Update, kube};
 use crate::status::{self, Judged};
 use crate::validate::{Finding, admission};
-use crate::webhook::{self, Injector, Own, ca_bundle};
+use crate::webhook::{self, Injector, ca_bundle};
 use crate::xds::auth::Authenticator;
 use crate::xds::connection::Streams;
 use crate::xds::server::{Discovery, MAX_REQUEST, Shared};
@@ -47,10 +48,13 @@ const EVENTS: usize = 256;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// The wait for their answer.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Whoever holds this lease writes status. Istio's name, so that of the two only one does.
+/// Whoever holds this lease writes the status of what is for every revision; of what names one, who holds it with that revision at its end.
+/// Istio's name, so that of the two only one does.
 const STATUS_LEASE: &str = "istio-status-leader";
 /// Whoever holds this one writes the mesh's roots to namespaces.
 const ROOTS_LEASE: &str = "istio-namespace-controller-election";
+/// Whoever holds this one writes to Ingresses where they are reached.
+const INGRESS_LEASE: &str = "istio-leader";
 /// The longest wait for open streams at the end.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
@@ -67,8 +71,8 @@ pub struct Settings {
     pub secure_grpc_addr: Option<SocketAddr>,
     /// Metrics, version, debug pages.
     pub monitoring_addr: Option<SocketAddr>,
-    /// DNS domain of Kubernetes services.
-    pub domain: String,
+    /// What this control plane is among others.
+    pub own: Own,
     /// Who signs certificates.
     pub ca: CaSettings,
     /// How long changes are gathered.
@@ -79,6 +83,8 @@ pub struct Settings {
     pub serving_hosts: Vec<String>,
     /// Whether this replica may write to the cluster, when it is the one that leads: the status of objects, and the mesh's roots.
     pub writes: bool,
+    /// How long the WorkloadEntry of a workload that registered itself outlives its proxy's connection.
+    pub entry_grace: Duration,
     /// What the API server calls; absent without Kubernetes.
     pub webhooks: Option<Webhooks>,
 }
@@ -90,10 +96,6 @@ pub struct Webhooks {
     pub addr: Option<SocketAddr>,
     /// Settings of injection in YAML, followed.
     pub injection: Option<PathBuf>,
-    /// Revision of this control plane.
-    pub revision: String,
-    /// Its namespace.
-    pub namespace: String,
 }
 
 /// Where the authority's key comes from.
@@ -104,7 +106,7 @@ pub enum CaSettings {
         /// Where it is kept.
         dir: Option<PathBuf>,
     },
-    /// Secret `cacerts` of the root namespace if there is one (CA5), else a self-signed root that all replicas share in secret
+    /// Secret `cacerts` of the control plane's namespace if there is one (CA5), else a self-signed root that all replicas share in secret
     /// `istio-ca-secret` (CA4). Needs [`Settings::kubernetes`].
     Cluster,
     /// Certificates and key of an authority outside (CA5).
@@ -122,12 +124,13 @@ impl Default for Settings {
             grpc_addr: None,
             secure_grpc_addr: None,
             monitoring_addr: None,
-            domain: "cluster.local".to_owned(),
+            own: Own::default(),
             ca: CaSettings::SelfSigned { dir: None },
             debounce: Debounce::default(),
             push_throttle: None,
             serving_hosts: Vec::new(),
             writes: true,
+            entry_grace: register::GRACE,
             webhooks: None,
         }
     }
@@ -169,7 +172,7 @@ impl ControlPlane {
             Some(settings) => Some(kube::connect(settings).await?),
             None => None,
         };
-        let (authority, tokens, keeper) = authority(&settings.ca, client.clone()).await?;
+        let (authority, tokens, keeper) = authority(&settings.ca, &settings.own.namespace, client.clone()).await?;
         if let CaSettings::PluggedIn { dir } = &settings.ca {
             tasks.spawn(until(stop.clone(), reload::run(dir.clone(), authority.clone())));
         }
@@ -180,10 +183,16 @@ impl ControlPlane {
         let reviewer = client.clone().map(Reviewer::new);
         let authenticator = Authenticator::new(tokens.clone(), reviewer, &MeshConfig::default().trust_domain);
 
-        let model = Model::with_domain(MeshConfig::default(), &settings.domain);
+        let own = settings.own;
+        let model = Model::with_domain(own.mesh(), &own.domain);
         let shown = Arc::new(ArcSwap::new(model.context()));
-        let known =
-            Known { model, shown: shown.clone(), authenticator: authenticator.clone(), metrics: metrics.clone() };
+        let known = Known {
+            model,
+            own: own.clone(),
+            shown: shown.clone(),
+            authenticator: authenticator.clone(),
+            metrics: metrics.clone(),
+        };
         let (events, receiver) = mpsc::channel(EVENTS);
         let (sender, published) = watch::channel(Arc::new(Published::nothing()));
         tasks.spawn(engine::run(known, receiver, sender, settings.debounce, metrics.clone(), stop.clone()));
@@ -191,7 +200,13 @@ impl ControlPlane {
 
         let streams = Streams::default();
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let identity = identity();
+        let registration = client
+            .clone()
+            .filter(|_| settings.writes)
+            .map(|client| Registrar::new(client, &identity, settings.entry_grace));
         let shared = Shared {
+            registrar: registration.as_ref().map(|(registrar, _)| registrar.clone()),
             published: published.clone(),
             authenticator: authenticator.clone(),
             streams: streams.clone(),
@@ -205,25 +220,21 @@ impl ControlPlane {
             authenticator: authenticator.clone(),
             metrics: metrics.clone(),
         };
-        let tls = ServingTls::start(authority.clone(), settings.serving_hosts, stop.clone())
-            .context("the control plane's own certificate")?;
+        let hosts = own.hosts().into_iter().chain(settings.serving_hosts).collect();
+        let tls =
+            ServingTls::start(authority.clone(), hosts, stop.clone()).context("the control plane's own certificate")?;
         let grpc = bind(settings.grpc_addr).await?;
         let secure = bind(settings.secure_grpc_addr).await?;
         let monitoring = bind(settings.monitoring_addr).await?;
         let webhooks = match &settings.webhooks {
             Some(wanted) => {
-                let own = Own {
-                    revision: wanted.revision.clone(),
-                    namespace: wanted.namespace.clone(),
-                    domain: settings.domain.clone(),
-                };
-                let injector = Injector::start(wanted.injection.clone(), own, shown.clone(), stop.clone())?;
-                let judge = admission::Settings { revision: wanted.revision.clone() };
+                let injector = Injector::start(wanted.injection.clone(), own.clone(), shown.clone(), stop.clone())?;
+                let judge = admission::Settings { revision: own.revision.clone() };
                 let routes = webhook::injection(injector).merge(webhook::validation(judge));
                 let listener = bind(wanted.addr).await?;
                 let address = listener.local_addr()?;
                 if let Some(client) = client.clone().filter(|_| settings.writes) {
-                    let revision = wanted.revision.clone();
+                    let revision = own.revision.clone();
                     tasks.spawn(ca_bundle::run(client, authority.clone(), revision, stop.clone()));
                 }
                 let (tls, stop) = (tls.clone(), stop.clone());
@@ -235,26 +246,38 @@ impl ControlPlane {
         let findings = Arc::new(ArcSwap::from_pointee(Vec::new()));
         let files = match &settings.config_dirs[..] {
             [] => None,
-            paths => Some(FileSource::new(paths)?),
+            paths => Some(FileSource::new(paths)?.of(own.clone())),
         };
         let told = Told::default();
         if let Some(client) = client.clone().filter(|_| settings.writes) {
-            let identity = identity();
             let lead = |lease: &str| {
                 let (leading, leads) = watch::channel(false);
-                let candidate = Candidate::new(client.clone(), ROOT_NAMESPACE, lease, &identity);
+                let candidate = Candidate::new(client.clone(), &own.namespace, lease, &identity);
                 tasks.spawn(candidate.run(leading, stop.clone()));
                 leads
             };
-            let (judged, namespaces) = (told.judged.subscribe(), told.namespaces.subscribe());
-            let leads = lead(STATUS_LEASE);
-            let inputs = status::Inputs { judged, published: published.clone(), shown: shown.clone(), leads };
-            tasks.spawn(status::run(client.clone(), inputs, stop.clone()));
+            let status_leads = lead(STATUS_LEASE);
+            if let Some((_, desk)) = registration {
+                tasks.spawn(desk.run(status_leads.clone(), stop.clone()));
+            }
+            let own_leads = lead(&format!("{STATUS_LEASE}-{}", own.revision));
+            for (named, leads) in [(false, status_leads), (true, own_leads)] {
+                let inputs = status::Inputs {
+                    judged: told.judged.subscribe(),
+                    published: published.clone(),
+                    shown: shown.clone(),
+                    named,
+                    leads,
+                };
+                tasks.spawn(status::run(client.clone(), inputs, stop.clone()));
+            }
+            let exposed = status::ingress::run(client.clone(), told.exposed.subscribe(), lead(INGRESS_LEASE));
+            tasks.spawn(until(stop.clone(), exposed));
+            let namespaces = told.namespaces.subscribe();
             let leads = lead(ROOTS_LEASE);
             tasks.spawn(roots::run(client.clone(), authority.clone(), namespaces, leads, stop.clone()));
         }
-        let revision = settings.webhooks.as_ref().map(|webhooks| webhooks.revision.as_str());
-        let sources = Sources { files, cluster: client.map(|client| KubeSource::new(client, revision)) };
+        let sources = Sources { files, cluster: client.map(|client| KubeSource::new(client, own.clone())) };
         let mut plane = Self {
             grpc: grpc.local_addr()?,
             secure: secure.local_addr()?,
@@ -275,7 +298,7 @@ impl ControlPlane {
         }
         let pages = Pages { metrics, streams, published, shown, findings, events, authenticator };
         tasks.spawn(debug::serve(monitoring, pages, stop));
-        plane.read(sources, told);
+        plane.read(sources, own, told);
         Ok(plane)
     }
 
@@ -363,9 +386,9 @@ impl ControlPlane {
     }
 
     /// Starts the sources.
-    fn read(&mut self, sources: Sources, told: Told) {
+    fn read(&mut self, sources: Sources, own: Own, told: Told) {
         let Sources { files, cluster } = sources;
-        let mut merge = Merge::new(usize::from(files.is_some()) + usize::from(cluster.is_some()));
+        let mut merge = Merge::new(usize::from(files.is_some()) + usize::from(cluster.is_some()), own);
         let (sender, mut updates) = mpsc::channel::<(usize, Update)>(EVENTS);
         let mut count = 0;
         if let Some(source) = files {
@@ -400,6 +423,13 @@ impl ControlPlane {
                     told.namespaces
                         .send_if_modified(|known| std::mem::replace(known, namespaces.clone()) != namespaces);
                 }
+                told.exposed.send_if_modified(|known| {
+                    let differs = **known != *merge.exposed();
+                    if differs {
+                        *known = Arc::new(merge.exposed().clone());
+                    }
+                    differs
+                });
                 if let Some(changes) = changes
                     && events.send(Event::Changes(changes)).await.is_err()
                 {
@@ -410,13 +440,13 @@ impl ControlPlane {
     }
 }
 
-/// True for changes by which namespaces may come or go, and with them what was found there.
+/// True for changes by which namespaces may come or go, and with them what was found there, and for those of which findings are made late.
 fn selects(change: &Change) -> bool {
     let kind = match change {
         Change::Set(object) => object.key.kind,
         Change::Remove(key) => key.kind,
     };
-    matches!(kind, Kind::Namespace | Kind::ConfigMap)
+    matches!(kind, Kind::Namespace | Kind::ConfigMap | Kind::Ingress | Kind::IngressClass)
 }
 
 /// What tells this replica from all others: in a pod its name, which is no other pod's; always a part that no other process has.
@@ -430,6 +460,7 @@ fn identity() -> String {
 struct Told {
     judged: watch::Sender<Arc<Judged>>,
     namespaces: watch::Sender<Arc<Vec<Name>>>,
+    exposed: watch::Sender<Arc<Exposed>>,
 }
 
 /// The sources that the settings name.
@@ -454,6 +485,7 @@ fn numbered(number: usize, all: mpsc::Sender<(usize, Update)>, tasks: &TaskTrack
 /// The authority, the key of tokens, and the secret that keeps the authority if one does.
 async fn authority(
     settings: &CaSettings,
+    namespace: &str,
     client: Option<Client>,
 ) -> anyhow::Result<(AuthorityHandle, TokenKey, Option<Keeper>)> {
     let now = SystemTime::now();
@@ -465,7 +497,7 @@ async fn authority(
         CaSettings::PluggedIn { dir } => (Authority::plugged_in(dir)?, TokenKey::found(dir)?),
         CaSettings::Cluster => {
             let client = client.context("an authority of the cluster needs an API server: give --kubeconfig FILE")?;
-            let (authority, keeper) = cluster::load(client, ROOT_NAMESPACE, &organization, ROOT_TTL, now).await?;
+            let (authority, keeper) = cluster::load(client, namespace, &organization, ROOT_TTL, now).await?;
             kept = Some(keeper);
             // Workloads show tokens of Kubernetes; those of this key are for this process alone.
             (authority, TokenKey::generate()?)

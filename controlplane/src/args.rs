@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use mesh_proto::names::{ROOT_NAMESPACE, port};
 
 use crate::app::{CaSettings, Settings, Webhooks};
+use crate::own::{DEFAULT_REVISION, Own};
 use crate::push::Debounce;
 use crate::source::KubeSettings;
 
@@ -52,17 +53,17 @@ pub struct Run {
     /// Settings of sidecar injection in YAML, followed.
     #[arg(long, value_name = "FILE", requires = "webhook_addr")]
     injection_settings: Option<PathBuf>,
-    /// Revision of this control plane.
-    #[arg(long, env = "REVISION", value_name = "NAME", default_value = "default")]
+    /// Revision of this control plane: it reads configuration that names it by the label istio.io/rev, or no revision.
+    #[arg(long, env = "REVISION", value_name = "NAME", default_value = DEFAULT_REVISION)]
     revision: String,
-    /// Namespace of this control plane.
+    /// Namespace of this control plane: its settings, secrets and leases are there, and policies there are the whole mesh's.
     #[arg(long, env = "POD_NAMESPACE", value_name = "NAME", default_value = ROOT_NAMESPACE)]
     namespace: String,
     /// DNS domain of Kubernetes services.
     #[arg(long, default_value = "cluster.local")]
     domain: String,
     /// Keep the self-signed root and the key of tokens in this directory. Without it they last as long as the process; with a cluster the authority is
-    /// that of secret cacerts or istio-ca-secret in istio-system.
+    /// that of secret cacerts or istio-ca-secret in --namespace.
     #[arg(long, value_name = "DIR", conflicts_with = "plugged_in_ca_dir")]
     ca_dir: Option<PathBuf>,
     /// Sign by the authority in this directory: ca-cert.pem, ca-key.pem, root-cert.pem, cert-chain.pem.
@@ -74,6 +75,9 @@ pub struct Run {
     /// Never write to the cluster, not even when this replica leads: neither the status of objects nor the mesh's roots.
     #[arg(long)]
     read_only: bool,
+    /// How long the WorkloadEntry of a workload that registered itself outlives its proxy's connection, such as 10s.
+    #[arg(long, value_name = "TIME", env = "PILOT_WORKLOAD_ENTRY_GRACE_PERIOD", default_value = "10s", value_parser = duration)]
+    workload_entry_grace: Duration,
     /// Pause after the last change before it is published, milliseconds.
     #[arg(long, value_name = "MS", env = "PILOT_DEBOUNCE_AFTER_MS", default_value_t = 100)]
     debounce_quiet_ms: u64,
@@ -89,6 +93,12 @@ pub struct Run {
 fn address(text: &str) -> Result<SocketAddr, String> {
     let everywhere = text.strip_prefix(':').map(|port| format!("[::]:{port}"));
     everywhere.as_deref().unwrap_or(text).parse().map_err(|error: std::net::AddrParseError| error.to_string())
+}
+
+/// A time as MeshConfig has it.
+fn duration(text: &str) -> Result<Duration, String> {
+    let read: Result<mesh_proto::crd::Duration, _> = serde_json::from_value(text.into());
+    read.map(|duration| duration.0).map_err(|error| error.to_string())
 }
 
 fn any(port: u16) -> SocketAddr {
@@ -107,11 +117,6 @@ impl Run {
             None => (in_pod && self.config_dirs.is_empty()).then(KubeSettings::default),
         };
         let in_cluster = kubernetes.is_some();
-        anyhow::ensure!(
-            !in_cluster || self.namespace == ROOT_NAMESPACE,
-            "--namespace {}: the mesh's settings and its authority are read in {ROOT_NAMESPACE} alone so far; install it there",
-            self.namespace
-        );
         for path in &self.config_dirs {
             anyhow::ensure!(path.exists(), "--config-dir {}: there is no such file or directory", path.display());
         }
@@ -121,7 +126,7 @@ impl Run {
             grpc_addr: Some(self.grpc_addr),
             secure_grpc_addr: Some(self.secure_grpc_addr),
             monitoring_addr: Some(self.monitoring_addr),
-            domain: self.domain,
+            own: Own { revision: self.revision, namespace: self.namespace, domain: self.domain },
             ca: match (self.plugged_in_ca_dir, self.ca_dir) {
                 (Some(dir), _) => CaSettings::PluggedIn { dir },
                 (None, None) if in_cluster => CaSettings::Cluster,
@@ -134,12 +139,8 @@ impl Run {
             push_throttle: self.push_throttle,
             serving_hosts: self.serving_hosts,
             writes: !self.read_only,
-            webhooks: self.webhook_addr.map(|addr| Webhooks {
-                addr: Some(addr),
-                injection: self.injection_settings,
-                revision: self.revision,
-                namespace: self.namespace,
-            }),
+            entry_grace: self.workload_entry_grace,
+            webhooks: self.webhook_addr.map(|addr| Webhooks { addr: Some(addr), injection: self.injection_settings }),
         })
     }
 }
@@ -171,10 +172,18 @@ mod tests {
             (&["--httpsAddr", ":15018"], "[::]:15018"),
             (&["--webhook-addr=127.0.0.1:1", "--revision", "canary"], "127.0.0.1:1"),
         ] {
-            let webhooks = run(args).unwrap().webhooks.unwrap();
-            assert_eq!(webhooks.addr, Some(address.parse().unwrap()), "{args:?}");
-            assert_eq!(webhooks.revision, if args.len() == 3 { "canary" } else { "default" });
+            let settings = run(args).unwrap();
+            assert_eq!(settings.webhooks.unwrap().addr, Some(address.parse().unwrap()), "{args:?}");
+            assert_eq!(settings.own.revision, if args.len() == 3 { "canary" } else { "default" });
         }
+    }
+
+    #[test]
+    fn it_may_be_of_any_namespace() {
+        assert_eq!(run(&["--kubeconfig", "/dev/null"]).unwrap().own, Own::default());
+        let settings = run(&["--kubeconfig", "/dev/null", "--namespace", "mesh", "--domain", "corp"]).unwrap();
+        assert_eq!((settings.own.namespace.as_str(), settings.own.domain.as_str()), ("mesh", "corp"));
+        assert_eq!(settings.ca, CaSettings::Cluster);
     }
 
     #[test]
@@ -185,7 +194,7 @@ mod tests {
             (&["--ca-dir", "a", "--plugged-in-ca-dir", "b"], "cannot be used with"),
             (&["--grpc-addr", "15010"], "invalid socket address"),
             (&["--injection-settings", "a"], "--webhook-addr"),
-            (&["--kubeconfig", "/dev/null", "--namespace", "mesh"], "in istio-system alone"),
+            (&["--workload-entry-grace", "long"], "--workload-entry-grace"),
         ] {
             let error = run(args).unwrap_err().to_string();
             assert!(error.contains(reason), "{error}");

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use mesh_controlplane::model::{Change, Interception, Model, Node, NodeKind, PushContext};
-use mesh_controlplane::source::{self, Outcome};
+use mesh_controlplane::own::Own;
+use mesh_controlplane::source::{self, Merge, Outcome, Update};
 use mesh_controlplane::translate::{self, Names, ResourceType};
 use mesh_proto::{crd, yaml};
 use serde::Deserialize;
@@ -102,6 +103,15 @@ fn objects(yaml: &str) -> Vec<Change> {
     changes
 }
 
+/// What one source that says all of this tells the model: Ingresses are what they mean.
+fn merged(changes: Vec<Change>) -> Vec<Change> {
+    let mut merge = Merge::new(1, Own::default());
+    let told = merge.take(0, Update { changes, complete: true, ..Update::default() });
+    let findings = merge.findings();
+    assert!(findings.is_empty(), "{findings:?}");
+    told.unwrap()
+}
+
 const FAMILIES: [(&str, ResourceType); 6] = [
     ("clusters", ResourceType::Cluster),
     ("endpoints", ResourceType::Endpoint),
@@ -137,7 +147,7 @@ fn check(case: &Path, update: bool) -> Vec<String> {
     let asker: Asker =
         yaml_serde::from_str(&read("node.yaml")).unwrap_or_else(|error| panic!("{}: {error}", case.display()));
     let mut model = Model::new(asker.mesh.clone());
-    model.apply(objects(&read("input.yaml")));
+    model.apply(merged(objects(&read("input.yaml"))));
     let (context, node) = (model.context(), asker.node());
     let mut wrong = Vec::new();
     for (name, kind) in FAMILIES {

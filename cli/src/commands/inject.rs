@@ -11,6 +11,7 @@ use mesh_controlplane::inject::Settings;
 use mesh_controlplane::inject::text::inject_text;
 use mesh_controlplane::validate::{Severity, mesh_config};
 use mesh_proto::crd::MeshConfig;
+use mesh_proto::names::ROOT_NAMESPACE;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -83,7 +84,7 @@ fn read(path: &Path) -> Result<String> {
 
 /// A MeshConfig, judged as the control plane judges it.
 fn mesh(path: &Path) -> Result<MeshConfig> {
-    let (mesh, findings) = match mesh_config(&read(path)?) {
+    let (mesh, findings) = match mesh_config(&read(path)?, ROOT_NAMESPACE) {
         Ok((mesh, findings)) => (Some(mesh), findings),
         Err(findings) => (None, findings),
     };

@@ -226,7 +226,7 @@ fn trust_domain(config_dirs: &[PathBuf]) -> Result<String> {
     source.scan();
     let configured = source.objects().find_map(|object| match &object.spec {
         Spec::ConfigMap(map) if *object.key.namespace == *ROOT_NAMESPACE && *object.key.name == *MESH_CONFIG_NAME => {
-            let (mesh, _) = mesh_config(map.data.as_ref()?.get(MESH_CONFIG_KEY)?).ok()?;
+            let (mesh, _) = mesh_config(map.data.as_ref()?.get(MESH_CONFIG_KEY)?, ROOT_NAMESPACE).ok()?;
             Some(mesh.trust_domain)
         }
         _ => None,

@@ -34,7 +34,7 @@ struct Configs {
 }
 
 impl ServingTls {
-    /// Makes the first certificate, for the usual names and `hosts`, and a task that keeps it fresh until `stop`.
+    /// Makes the first certificate, for `hosts`, this machine, and the name that proxies expect wherever the control plane is, and a task that keeps it fresh until `stop`.
     pub fn start(authority: AuthorityHandle, hosts: Vec<String>, stop: CancellationToken) -> Result<Self, CaError> {
         let mut changed = authority.subscribe();
         changed.mark_unchanged();
@@ -82,9 +82,7 @@ fn build(authority: &Authority, hosts: &[String], now: SystemTime) -> Result<(Co
     let key = KeyPair::generate()?;
     let mut names =
         vec![SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)), SanType::IpAddress(IpAddr::V6(Ipv6Addr::LOCALHOST))];
-    for host in
-        [CONTROL_PLANE_HOST, "istiod.istio-system", "localhost"].into_iter().chain(hosts.iter().map(String::as_str))
-    {
+    for host in [CONTROL_PLANE_HOST, "localhost"].into_iter().chain(hosts.iter().map(String::as_str)) {
         names.push(match host.parse::<IpAddr>() {
             Ok(address) => SanType::IpAddress(address),
             Err(_) => SanType::DnsName(host.try_into()?),

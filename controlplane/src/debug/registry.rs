@@ -159,7 +159,9 @@ fn spec(spec: &Spec) -> Result<Value, serde_json::Error> {
         Node,
         Namespace,
         Secret,
-        ConfigMap
+        ConfigMap,
+        Ingress,
+        IngressClass
     )
 }
 

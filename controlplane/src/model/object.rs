@@ -36,9 +36,11 @@ pub enum Kind {
     Namespace,
     Secret,
     ConfigMap,
+    Ingress,
+    IngressClass,
 }
 
-/// The one key of an object. Cluster-wide kinds (Node, Namespace) have an empty namespace.
+/// The one key of an object. Cluster-wide kinds (Node, Namespace, IngressClass) have an empty namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Key {
     /// Kind.
@@ -117,6 +119,8 @@ pub enum Spec {
     Namespace(kube::Namespace),
     Secret(kube::Secret),
     ConfigMap(kube::ConfigMap),
+    Ingress(kube::Ingress),
+    IngressClass(kube::IngressClass),
 }
 
 /// An object of a source.

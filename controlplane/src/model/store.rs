@@ -285,6 +285,8 @@ fn is_read(kind: Kind) -> bool {
         kind,
         Kind::Namespace
             | Kind::ConfigMap
+            | Kind::Ingress
+            | Kind::IngressClass
             | Kind::EnvoyFilter
             | Kind::ProxyConfig
             | Kind::RequestAuthentication

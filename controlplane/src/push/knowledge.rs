@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use mesh_proto::crd::MeshConfig;
-use mesh_proto::names::ROOT_NAMESPACE;
 
 use super::engine::Knowledge;
 use super::{Scope, World};
 use crate::metrics::Metrics;
 use crate::model::{Change, Changes, Kind, Model, Node, Object, PushContext, Spec};
+use crate::own::Own;
 use crate::translate;
 use crate::validate::{self, MESH_CONFIG_KEY, MESH_CONFIG_NAME};
 use crate::xds::auth::Authenticator;
@@ -20,6 +19,8 @@ use crate::xds::{Names, Resource, ResourceType};
 pub struct Known {
     /// Everything.
     pub model: Model,
+    /// Whose mesh settings count.
+    pub own: Own,
     /// The newest context, for the debug pages.
     pub shown: Arc<ArcSwap<PushContext>>,
     /// Learns the trust domains.
@@ -40,12 +41,12 @@ impl Known {
                     _ => continue,
                 },
             };
-            if key.kind != Kind::ConfigMap || &*key.namespace != ROOT_NAMESPACE || &*key.name != MESH_CONFIG_NAME {
+            if key.kind != Kind::ConfigMap || &*key.namespace != self.own.namespace || &*key.name != MESH_CONFIG_NAME {
                 continue;
             }
             let mesh = match text {
-                None => Ok(MeshConfig::default()),
-                Some(text) => validate::mesh_config(text).map(|(mesh, _)| mesh),
+                None => Ok(self.own.mesh()),
+                Some(text) => validate::mesh_config(text, &self.own.namespace).map(|(mesh, _)| mesh),
             };
             match mesh {
                 Ok(mesh) => changed |= self.model.set_mesh(mesh),

@@ -12,7 +12,7 @@ use mesh_proto::{crd, kube};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::kinds::{Known, cluster_wide, known};
+use super::kinds::{Known, cluster_wide, is_of_mesh, known};
 use super::locate::locate;
 use super::reduce::{recorded, reduce};
 use super::typed;
@@ -100,20 +100,13 @@ impl Document {
 /// Path of a finding's field from the top of its object.
 pub(crate) fn full_path(kind: Kind, field: &str) -> String {
     let first = field.split(['.', '[']).next().unwrap_or_default();
-    if !istio(kind) || matches!(first, "metadata" | "apiVersion" | "kind" | "status") {
+    if !is_of_mesh(kind) || matches!(first, "metadata" | "apiVersion" | "kind" | "status") {
         field.to_owned()
     } else if field.is_empty() {
         String::new()
     } else {
         format!("spec.{field}")
     }
-}
-
-fn istio(kind: Kind) -> bool {
-    !matches!(
-        kind,
-        Kind::Service | Kind::EndpointSlice | Kind::Pod | Kind::Node | Kind::Namespace | Kind::Secret | Kind::ConfigMap
-    )
 }
 
 /// Reads a file: every document of it, in order, judged by itself. `file` is what findings and origins name.
@@ -297,7 +290,7 @@ impl Judge<'_, '_> {
         {
             (origin.line, origin.column) = (line, column);
         }
-        let istio = self.key.as_ref().is_some_and(|key| istio(key.kind));
+        let istio = self.key.as_ref().is_some_and(|key| is_of_mesh(key.kind));
         let field = if istio { path.strip_prefix("spec.").unwrap_or(path) } else { path };
         let field = (!field.is_empty()).then(|| field.to_owned());
         self.findings.push(Finding { severity, code, key: self.key.clone(), origin, field, message });
@@ -310,7 +303,7 @@ impl Judge<'_, '_> {
 
     fn unknown(&mut self, prefix: &str, paths: Vec<String>) {
         // An API server drops what a kind of its own does not have; what is left is of a newer version than this one knows.
-        if self.reader.is_none() && !self.key.as_ref().is_some_and(|key| istio(key.kind)) {
+        if self.reader.is_none() && !self.key.as_ref().is_some_and(|key| is_of_mesh(key.kind)) {
             return;
         }
         for path in paths {
@@ -497,6 +490,8 @@ impl Judge<'_, '_> {
             Kind::Node => self.typed("", whole(tree)).map(Spec::Node),
             Kind::Namespace => self.typed("", whole(tree)).map(Spec::Namespace),
             Kind::ConfigMap => self.typed("", whole(tree)).map(Spec::ConfigMap),
+            Kind::Ingress => self.typed("", whole(tree)).map(Spec::Ingress),
+            Kind::IngressClass => self.typed("", whole(tree)).map(Spec::IngressClass),
             Kind::Secret => self.typed::<kube::Secret>("", whole(tree)).map(|mut secret| {
                 // As an API server does: stringData is another way to write data.
                 let texts = secret.string_data.take().unwrap_or_default();

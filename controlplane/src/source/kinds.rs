@@ -28,6 +28,8 @@ const KUBERNETES: &[(Kind, &str, &str)] = &[
     (Kind::Namespace, "v1", "Namespace"),
     (Kind::Secret, "v1", "Secret"),
     (Kind::ConfigMap, "v1", "ConfigMap"),
+    (Kind::Ingress, "networking.k8s.io/v1", "Ingress"),
+    (Kind::IngressClass, "networking.k8s.io/v1", "IngressClass"),
 ];
 
 /// What an object is.
@@ -43,7 +45,6 @@ pub(super) fn known(api_version: &str, kind: &str) -> Known {
         "gateway.networking.k8s.io" | "gateway.networking.x-k8s.io" => {
             return Known::Missing("use Istio's Gateway, VirtualService and DestinationRule");
         }
-        "networking.k8s.io" if kind == "Ingress" => return Known::Missing("use Istio's Gateway and VirtualService"),
         "multicluster.x-k8s.io" => return Known::Missing("the mesh has one cluster"),
         "install.istio.io" => {
             return Known::Missing("put spec.meshConfig into the ConfigMap istio-system/istio, key mesh");
@@ -88,9 +89,14 @@ pub(super) fn istio_kind(kind: &str) -> Option<Kind> {
     })
 }
 
+/// True for Istio's own kinds: configuration that may be for one revision alone, and whose status the mesh writes.
+pub(super) fn is_of_mesh(kind: Kind) -> bool {
+    KINDS.iter().any(|info| istio_kind(info.kind) == Some(kind))
+}
+
 /// True for kinds that belong to no namespace.
 pub(super) fn cluster_wide(kind: Kind) -> bool {
-    matches!(kind, Kind::Node | Kind::Namespace)
+    matches!(kind, Kind::Node | Kind::Namespace | Kind::IngressClass)
 }
 
 #[cfg(test)]

@@ -5,20 +5,26 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mesh_proto::names::ROOT_NAMESPACE;
+use mesh_proto::crd::MeshConfig;
 
+use super::ingress::{self, Derived, Exposed};
 use super::kinds::cluster_wide;
 use super::namespaces::Namespaces;
 use super::{Update, Verdict};
 use crate::model::{Change, Key, Kind, Name, Object, Spec};
+use crate::own::Own;
 use crate::validate::{self, Finding, MESH_CONFIG_KEY, MESH_CONFIG_NAME, Severity};
 
 /// What all sources together say.
 #[derive(Debug)]
 pub struct Merge {
+    own: Own,
     sources: Vec<Source>,
     held: BTreeMap<Key, Held>,
     namespaces: Namespaces,
+    mesh: MeshConfig,
+    /// What Ingresses mean: a source of its own, believed last.
+    derived: Derived,
     /// Keys of which something may have changed since the last [`Merge::take`].
     touched: BTreeSet<Key>,
     started: bool,
@@ -43,11 +49,14 @@ struct Held {
 
 impl Merge {
     /// Of so many sources; the first is believed first.
-    pub fn new(sources: usize) -> Self {
+    pub fn new(sources: usize, own: Own) -> Self {
         Self {
+            namespaces: Namespaces::new(&own.namespace),
+            mesh: own.mesh(),
+            derived: Derived::default(),
+            own,
             sources: (0..sources).map(|_| Source::default()).collect(),
             held: BTreeMap::new(),
-            namespaces: Namespaces::default(),
             touched: BTreeSet::new(),
             started: false,
         }
@@ -89,9 +98,7 @@ impl Merge {
         let seen = |finding: &&Finding| finding.key.as_ref().is_none_or(|key| self.is_selected(key));
         let mut all: Vec<Finding> =
             self.sources.iter().flat_map(|source| &source.findings).filter(seen).cloned().collect();
-        if self.sources.len() < 2 {
-            return all;
-        }
+        all.extend(self.derived.findings.iter().cloned());
         for held in self.held.values() {
             let Some((_, first)) = held.by.first() else { continue };
             all.extend(held.by.iter().skip(1).map(|(_, other)| Finding {
@@ -124,10 +131,16 @@ impl Merge {
         self.namespaces.existing()
     }
 
+    /// The Ingresses that are the mesh's.
+    pub fn exposed(&self) -> &Exposed {
+        &self.derived.exposed
+    }
+
     /// Says what differs from what the model was told, and takes it as told.
     fn changes(&mut self) -> Vec<Change> {
         let mut touched = std::mem::take(&mut self.touched);
         self.look_at_namespaces(&mut touched);
+        self.look_at_ingresses(&mut touched);
         let mut changes = Vec::new();
         for key in touched {
             let selected = self.is_selected(&key);
@@ -149,12 +162,13 @@ impl Merge {
 
     /// Learns labels and selectors from what was touched; adds everything in namespaces that come or go.
     fn look_at_namespaces(&mut self, touched: &mut BTreeSet<Key>) {
-        let about = |key: &&Key| key.kind == Kind::Namespace || is_mesh_config(key);
-        if !touched.iter().any(|key| about(&key)) {
+        let about: Vec<Key> =
+            touched.iter().filter(|key| key.kind == Kind::Namespace || self.is_mesh_config(key)).cloned().collect();
+        if about.is_empty() {
             return;
         }
         let before = self.namespaces.selected();
-        for key in touched.iter().filter(about) {
+        for key in &about {
             let object = self.held.get(key).and_then(|held| held.by.first()).map(|(_, object)| object);
             if key.kind == Kind::Namespace {
                 self.namespaces.set(&key.name, object.map(|object| object.meta.labels.clone()));
@@ -164,8 +178,10 @@ impl Merge {
                     _ => None,
                 });
                 // What cannot be read does not come here; its settings of before stay.
-                if let Ok(mesh) = text.map(|text| validate::mesh_config(text)).transpose() {
-                    self.namespaces.select(mesh.map(|(mesh, _)| mesh.discovery_selectors).unwrap_or_default());
+                let mesh = text.map(|text| validate::mesh_config(text, &self.own.namespace).map(|(mesh, _)| mesh));
+                if let Ok(mesh) = mesh.unwrap_or_else(|| Ok(self.own.mesh())) {
+                    self.namespaces.select(mesh.discovery_selectors.clone());
+                    self.mesh = mesh;
                 }
             }
         }
@@ -174,13 +190,49 @@ impl Merge {
         touched.extend(self.held.keys().filter(|key| !key.namespace.is_empty() && turned(&key.namespace)).cloned());
     }
 
+    /// Derives anew what Ingresses mean if something of it was touched; adds what is another then.
+    fn look_at_ingresses(&mut self, touched: &mut BTreeSet<Key>) {
+        let some = !self.derived.exposed.ingresses.is_empty();
+        let about = |key: &Key| match key.kind {
+            Kind::Ingress | Kind::IngressClass => true,
+            Kind::Service => some,
+            _ => self.is_mesh_config(key),
+        };
+        if !touched.iter().any(about) {
+            return;
+        }
+        let first = |held: &'_ Held| held.by.first().map(|(_, object)| object.clone());
+        let start = Key { kind: Kind::Ingress, namespace: "".into(), name: "".into() };
+        let all = self.held.range(start..).take_while(|(key, _)| key.kind == Kind::Ingress);
+        let all: Vec<Arc<Object>> =
+            all.filter(|(key, _)| self.is_selected(key)).filter_map(|(_, held)| first(held)).collect();
+        let look_up = |kind: Kind, namespace: &str, name: &str| {
+            let held = self.held.get(&Key { kind, namespace: namespace.into(), name: name.into() })?;
+            held.by.first().map(|(_, object)| &**object)
+        };
+        let now = ingress::derive(&self.own, &self.mesh, all.iter().map(|object| &**object), look_up);
+        let before = std::mem::replace(&mut self.derived, now);
+        let last = self.sources.len();
+        let keys: BTreeSet<&Key> = before.objects.keys().chain(self.derived.objects.keys()).collect();
+        for key in keys {
+            let object = self.derived.objects.get(key);
+            if before.objects.get(key) == object {
+                continue;
+            }
+            let held = self.held.entry(key.clone()).or_default();
+            held.by.retain(|(index, _)| *index != last);
+            held.by.extend(object.map(|object| (last, object.clone())));
+            touched.insert(key.clone());
+        }
+    }
+
+    fn is_mesh_config(&self, key: &Key) -> bool {
+        key.kind == Kind::ConfigMap && *key.namespace == self.own.namespace && &*key.name == MESH_CONFIG_NAME
+    }
+
     fn is_selected(&self, key: &Key) -> bool {
         cluster_wide(key.kind) || self.namespaces.has(&key.namespace)
     }
-}
-
-fn is_mesh_config(key: &Key) -> bool {
-    key.kind == Kind::ConfigMap && &*key.namespace == ROOT_NAMESPACE && &*key.name == MESH_CONFIG_NAME
 }
 
 #[cfg(test)]
@@ -223,18 +275,22 @@ mod tests {
 
     #[test]
     fn nothing_comes_out_before_every_source_has_read_everything() {
-        let mut merge = Merge::new(2);
+        let mut merge = Merge::new(2, Own::default());
         assert_eq!(text(merge.take(0, update(&pod("a", "one")))), "nothing");
         let half = Update { complete: false, ..update(&pod("a", "two")) };
         assert_eq!(text(merge.take(1, half)), "nothing");
         assert_eq!(text(merge.take(1, update(""))), "+Pod a/one, +Pod a/two");
         assert_eq!(text(merge.take(1, update(&pod("a", "two")))), "nothing");
-        assert_eq!(text(Merge::new(1).take(0, update(""))), "", "the first word counts, even if it is empty");
+        assert_eq!(
+            text(Merge::new(1, Own::default()).take(0, update(""))),
+            "",
+            "the first word counts, even if it is empty"
+        );
     }
 
     #[test]
     fn an_object_of_two_sources_is_the_first_ones() {
-        let mut merge = Merge::new(2);
+        let mut merge = Merge::new(2, Own::default());
         merge.take(0, update(""));
         merge.take(1, update(&pod("a", "one")));
         let labelled =
@@ -254,7 +310,7 @@ mod tests {
 
     #[test]
     fn namespaces_are_selected_while_it_runs() {
-        let mut merge = Merge::new(1);
+        let mut merge = Merge::new(1, Own::default());
         let all = [
             namespace("a", "mesh: yes"),
             namespace("b", "env: dev"),

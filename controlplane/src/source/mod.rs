@@ -5,6 +5,7 @@
 
 mod document;
 pub mod file;
+mod ingress;
 mod kinds;
 pub mod kube;
 mod locate;
@@ -22,6 +23,7 @@ use crate::validate::Finding;
 pub use document::{Document, Outcome, read};
 pub(crate) use document::{full_path, judge};
 pub use file::{FileError, FileSource, Scan};
+pub use ingress::{Address, Exposed};
 pub use kube::{KubeError, KubeSettings, KubeSource};
 pub use merge::Merge;
 
@@ -47,4 +49,6 @@ pub struct Verdict {
     pub generation: i64,
     /// False if that version was refused.
     pub accepted: bool,
+    /// It names the revision that reads it, so no other control plane does.
+    pub named: bool,
 }

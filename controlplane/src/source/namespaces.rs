@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_proto::kube::{LabelSelector, LabelSelectorRequirement};
-use mesh_proto::names::ROOT_NAMESPACE;
 
 use crate::model::Name;
 
 type Labels = BTreeMap<String, String>;
 
 /// Selectors, and what they select among.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Namespaces {
+    /// The control plane's own, which is always looked at: the policies of the whole mesh are there.
+    root: Name,
     selectors: Vec<LabelSelector>,
     labels: BTreeMap<Name, Labels>,
 }
@@ -21,7 +22,7 @@ pub(super) struct Namespaces {
 pub(super) enum Selected {
     /// All.
     All,
-    /// Those that a selector matches, and the root namespace.
+    /// Those that a selector matches, and the control plane's own.
     Some(BTreeSet<Name>),
 }
 
@@ -30,13 +31,17 @@ impl Selected {
     pub(super) fn has(&self, namespace: &str) -> bool {
         match self {
             Self::All => true,
-            // The policies of the whole mesh are there.
-            Self::Some(names) => namespace == ROOT_NAMESPACE || names.contains(namespace),
+            Self::Some(names) => names.contains(namespace),
         }
     }
 }
 
 impl Namespaces {
+    /// Nothing is known but the control plane's own namespace.
+    pub(super) fn new(root: &str) -> Self {
+        Self { root: root.into(), selectors: Vec::new(), labels: BTreeMap::new() }
+    }
+
     /// A namespace has these labels; without any it does not exist.
     pub(super) fn set(&mut self, name: &Name, labels: Option<Labels>) {
         match labels {
@@ -52,7 +57,7 @@ impl Namespaces {
 
     /// True if a namespace is looked at.
     pub(super) fn has(&self, namespace: &Name) -> bool {
-        if self.selectors.is_empty() || &**namespace == ROOT_NAMESPACE {
+        if self.selectors.is_empty() || *namespace == self.root {
             return true;
         }
         self.labels.get(namespace).is_some_and(|labels| self.selectors.iter().any(|one| matches(one, labels)))
@@ -68,7 +73,8 @@ impl Namespaces {
         if self.selectors.is_empty() {
             return Selected::All;
         }
-        Selected::Some(self.labels.keys().filter(|name| self.has(name)).cloned().collect())
+        let selected = self.labels.keys().filter(|name| self.has(name));
+        Selected::Some(selected.chain([&self.root]).cloned().collect())
     }
 }
 
@@ -114,12 +120,12 @@ mod tests {
             ("[{matchExpressions: [{key: a, operator: DoesNotExist}]}]", "{a: ''}", false),
             ("[{matchLabels: {a: b}, matchExpressions: [{key: c, operator: Exists}]}]", "{a: b}", false),
         ] {
-            let mut namespaces = Namespaces::default();
+            let mut namespaces = Namespaces::new("istio-system");
             namespaces.select(yaml_serde::from_str(selectors).unwrap());
             namespaces.set(&"n".into(), Some(labels(given)));
             assert_eq!(namespaces.has(&"n".into()), expected, "{selectors} {given}");
             assert_eq!(namespaces.selected().has("n"), expected, "{selectors} {given}");
-            assert!(namespaces.has(&ROOT_NAMESPACE.into()) && namespaces.selected().has(ROOT_NAMESPACE));
+            assert!(namespaces.has(&"istio-system".into()) && namespaces.selected().has("istio-system"));
         }
     }
 }

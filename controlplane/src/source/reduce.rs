@@ -6,10 +6,13 @@
 
 use std::net::IpAddr;
 
-use mesh_proto::kube::{ConfigMap, EndpointSlice, Namespace, Node, ObjectMeta, Pod, Secret, Service};
+use mesh_proto::kube::{
+    ConfigMap, EndpointSlice, Ingress, IngressClass, Namespace, Node, ObjectMeta, Pod, Secret, Service,
+};
 use mesh_proto::names::label;
 use serde_json::Value;
 
+use super::kinds::is_of_mesh as is_istios;
 use crate::model::{Kind, Meta, Name, Spec};
 
 /// What `kubectl apply` keeps: the whole object once more.
@@ -33,13 +36,15 @@ pub(super) fn reduce(kind: Kind, mut meta: Meta, spec: Spec) -> (Meta, Spec) {
         }
         _ => {}
     }
-    if matches!(kind, Kind::Pod | Kind::EndpointSlice | Kind::Node | Kind::Service | Kind::Secret | Kind::ConfigMap) {
+    if !is_istios(kind) {
         // Nobody is told that the mesh has seen a version of these.
         meta.generation = 0;
     }
     let spec = match spec {
         Spec::Pod(one) => Spec::Pod(pod(one)),
-        Spec::Service(one) => Spec::Service(Service { metadata: ObjectMeta::default(), status: None, ..one }),
+        Spec::Service(one) => Spec::Service(service(one)),
+        Spec::Ingress(one) => Spec::Ingress(Ingress { metadata: ObjectMeta::default(), status: None, ..one }),
+        Spec::IngressClass(one) => Spec::IngressClass(IngressClass { metadata: ObjectMeta::default(), ..one }),
         Spec::EndpointSlice(one) => Spec::EndpointSlice(slice(one)),
         Spec::Node(_) => Spec::Node(Node::default()),
         Spec::Namespace(_) => Spec::Namespace(Namespace::default()),
@@ -66,6 +71,16 @@ fn is_of_mesh(annotation: &str) -> bool {
     annotation
         .split_once('/')
         .is_some_and(|(domain, _)| domain == "prometheus.io" || domain == "istio.io" || domain.ends_with(".istio.io"))
+}
+
+/// What it says of itself, and where a load balancer has it.
+fn service(service: Service) -> Service {
+    let balanced = service.status.and_then(|status| status.load_balancer).filter(|one| one.ingress.is_some());
+    let status = balanced.map(|load_balancer| k8s_openapi::api::core::v1::ServiceStatus {
+        load_balancer: Some(load_balancer),
+        ..Default::default()
+    });
+    Service { metadata: ObjectMeta::default(), status, ..service }
 }
 
 /// Addresses, readiness, ports by name, account, node and owner.

@@ -1,8 +1,9 @@
 //! What the mesh thinks of each object, in the object's own status (VW2, SE9), and the addresses that it gave to ServiceEntries (SE8).
 //!
 //! Fed by what [`crate::source`] judged and [`crate::model`] gave; [`wanted`] says what a status should be, [`writer`] writes what differs, on
-//! the one replica that [`crate::leader`] elects.
+//! the one replica that [`crate::leader`] elects. [`ingress`] writes to Ingresses where they are reached.
 
+pub mod ingress;
 mod wanted;
 mod writer;
 
@@ -35,6 +36,9 @@ pub struct Inputs {
     pub published: watch::Receiver<Arc<Published>>,
     /// What is in force.
     pub shown: Arc<ArcSwap<PushContext>>,
+    /// Whether it writes to objects that name the revision of this control plane, or to those that are for all of them: two revisions each
+    /// have a leader for their own, and one for what is common.
+    pub named: bool,
     /// Whether this replica writes.
     pub leads: watch::Receiver<bool>,
 }

@@ -28,8 +28,8 @@ pub(super) struct Wanted {
     addresses: Vec<(Name, IpAddr)>,
 }
 
-/// What the status of each object should say.
-pub(super) fn wanted(judged: &Judged, context: &PushContext) -> BTreeMap<Key, Wanted> {
+/// What the status of each object should say that names a revision, or of each that does not.
+pub(super) fn wanted(judged: &Judged, named: bool, context: &PushContext) -> BTreeMap<Key, Wanted> {
     let mut findings: BTreeMap<&Key, Vec<&Finding>> = BTreeMap::new();
     for finding in &judged.findings {
         if let Some(key) = &finding.key {
@@ -37,7 +37,7 @@ pub(super) fn wanted(judged: &Judged, context: &PushContext) -> BTreeMap<Key, Wa
         }
     }
     let mut addresses = addresses(context);
-    let each = judged.verdicts.iter().map(|verdict| {
+    let each = judged.verdicts.iter().filter(|verdict| verdict.named == named).map(|verdict| {
         let found = findings.remove(&verdict.key).unwrap_or_default();
         let mut messages: Vec<(&'static str, Severity)> =
             found.iter().filter_map(|finding| Some((finding.code?, finding.severity))).collect();
@@ -177,13 +177,13 @@ mod tests {
     }
 
     fn one(judged: &Judged) -> Wanted {
-        wanted(judged, &Model::default().context()).into_values().next().unwrap()
+        wanted(judged, false, &Model::default().context()).into_values().next().unwrap()
     }
 
     #[test]
     fn a_status_says_what_is_wrong_and_since_when() {
         let web = key(Kind::VirtualService, "web");
-        let verdict = |accepted| Verdict { key: web.clone(), generation: 3, accepted };
+        let verdict = |accepted| Verdict { key: web.clone(), generation: 3, accepted, named: false };
         let good = Judged { findings: Vec::new(), verdicts: vec![verdict(true)] };
         let expected = json!({
             "observedGeneration": 3,
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn conditions_of_others_stay() {
-        let verdicts = vec![Verdict { key: key(Kind::Gateway, "edge"), generation: 1, accepted: true }];
+        let verdicts = vec![Verdict { key: key(Kind::Gateway, "edge"), generation: 1, accepted: true, named: false }];
         let other = json!({"type": "Programmed", "status": "True"});
         let status =
             json!({"conditions": [other, {"type": "Reconciled", "status": "True", "lastTransitionTime": "then"}]});
@@ -238,9 +238,10 @@ mod tests {
             "kind: ServiceEntry\nmetadata: {name: far, namespace: shop}\nspec: {hosts: [a.example], resolution: DNS, ports: [{number: 80, name: \
              http, protocol: HTTP}]}\n",
         ));
-        let verdicts = vec![Verdict { key: key(Kind::ServiceEntry, "far"), generation: 1, accepted: true }];
+        let verdicts =
+            vec![Verdict { key: key(Kind::ServiceEntry, "far"), generation: 1, accepted: true, named: false }];
         let judged = Judged { findings: Vec::new(), verdicts };
-        let all = wanted(&judged, &model.context());
+        let all = wanted(&judged, false, &model.context());
         let patch = all.values().next().unwrap().patch(Kind::ServiceEntry, None, "now").unwrap();
         let addresses = patch["addresses"].as_array().unwrap();
         assert_eq!(addresses.len(), 2);

@@ -54,7 +54,7 @@ async fn write(client: &Client, inputs: &mut Inputs) {
         inputs.published.mark_unchanged();
         let context = inputs.shown.load_full();
         let services = context.service_index();
-        let all = wanted(&judged, &context);
+        let all = wanted(&judged, inputs.named, &context);
         drop(context);
         let result = match &mut written {
             Some(written) => round(client, &all, written).await,

@@ -23,8 +23,8 @@ use crate::source::{full_path, judge, typed};
 /// Where the webhook's server answers reviews.
 pub const PATH: &str = "/validate";
 
-/// The revision of a control plane that was given none. It also judges objects that name no revision.
-pub const DEFAULT_REVISION: &str = "default";
+/// Its control plane also judges objects that name no revision.
+pub use crate::own::DEFAULT_REVISION;
 
 /// The most letters of a warning: more would be cut by the API server.
 const WARNING: usize = 256;

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use mesh_proto::crd::MeshConfig;
 use mesh_proto::crd::sidecar::OutboundMode;
 use mesh_proto::kube::{ConfigMap, LabelSelector};
-use mesh_proto::names::ROOT_NAMESPACE;
 
 use super::check::{At, Check, is_dns_label, is_dns_name};
 use super::destination_rule::tcp_keepalive;
@@ -41,6 +40,10 @@ const HONOURED: &[&str] = &[
     "defaultVirtualServiceExportTo",
     "defaultDestinationRuleExportTo",
     "rootNamespace",
+    "ingressClass",
+    "ingressService",
+    "ingressControllerMode",
+    "ingressSelector",
     "discoverySelectors",
     "dnsRefreshRate",
     "h2UpgradePolicy",
@@ -49,12 +52,12 @@ const HONOURED: &[&str] = &[
     "protocolDetectionTimeout",
 ];
 
-/// Reads MeshConfig. Errors are findings without key and origin, because the text does not know where it stands.
+/// Reads MeshConfig of a control plane's `namespace`, which is the root namespace unless the text names another. Errors are findings without key and origin, because the text does not know where it stands.
 ///
 /// # Errors
 /// What keeps the whole text from being used: the settings before it stay in force.
-pub fn mesh_config(yaml: &str) -> Result<(MeshConfig, Vec<Finding>), Vec<Finding>> {
-    let key = Key { kind: Kind::ConfigMap, namespace: ROOT_NAMESPACE.into(), name: MESH_CONFIG_NAME.into() };
+pub fn mesh_config(yaml: &str, namespace: &str) -> Result<(MeshConfig, Vec<Finding>), Vec<Finding>> {
+    let key = Key { kind: Kind::ConfigMap, namespace: namespace.into(), name: MESH_CONFIG_NAME.into() };
     let spec = Spec::ConfigMap(ConfigMap::default());
     let object = Object { key, meta: Meta::default(), origin: Origin::default(), spec, recorded: Vec::new() };
     let mut check = Check::new(&object);
@@ -67,7 +70,11 @@ pub fn mesh_config(yaml: &str) -> Result<(MeshConfig, Vec<Finding>), Vec<Finding
     };
     let empty = serde_json::Map::new();
     let given = tree.as_object().unwrap_or(&empty).clone();
-    let config = match typed::read::<MeshConfig>(if tree.is_null() { given.clone().into() } else { tree }) {
+    let mut tree = if tree.is_null() { empty.into() } else { tree };
+    if let Some(fields) = tree.as_object_mut() {
+        fields.entry("rootNamespace").or_insert_with(|| namespace.into());
+    }
+    let config = match typed::read::<MeshConfig>(tree) {
         Ok(read) => {
             for path in read.unknown {
                 check.warning(
@@ -209,6 +216,10 @@ fn values(check: &mut Check<'_>, config: &MeshConfig) {
             );
         }
     }
+    if !matches!(config.ingress_controller_mode.as_str(), "OFF" | "DEFAULT" | "STRICT") {
+        let message = format!("`{}` is not a mode; use OFF, DEFAULT or STRICT", config.ingress_controller_mode);
+        check.error(&At::top("ingressControllerMode"), message);
+    }
     if !is_dns_label(&config.root_namespace) {
         check.error(&At::top("rootNamespace"), format!("`{}` is not a namespace", config.root_namespace));
     }
@@ -269,7 +280,7 @@ pub(super) fn check_config_map(object: &Object, map: &ConfigMap) -> Vec<Finding>
     let Some(yaml) = data.get(MESH_CONFIG_KEY).filter(|_| &*object.key.name == MESH_CONFIG_NAME) else {
         return Vec::new();
     };
-    let mut findings = match mesh_config(yaml) {
+    let mut findings = match mesh_config(yaml, &object.key.namespace) {
         Ok((_, findings)) | Err(findings) => findings,
     };
     for finding in &mut findings {

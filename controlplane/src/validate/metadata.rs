@@ -18,31 +18,10 @@ struct Inert {
     advice: &'static str,
 }
 
-const NO_REVISIONS: &str =
-    "has no effect yet: one control plane reads objects of every revision; remove it, or keep the other object out";
 const ONE_CLUSTER: &str = "has no effect yet: the mesh has one cluster; remove it";
 /// Of whatever names a network.
 pub(super) const ONE_NETWORK: &str = "has no effect yet: the mesh has one network; remove it";
 const NO_AMBIENT: &str = "has no effect yet: there are no waypoints or node proxies; give workloads sidecars";
-
-/// Objects that belong to a revision. On namespaces and pods it chooses who injects.
-const CONFIGURATION: &[Kind] = &[
-    Kind::VirtualService,
-    Kind::DestinationRule,
-    Kind::Gateway,
-    Kind::ServiceEntry,
-    Kind::WorkloadEntry,
-    Kind::WorkloadGroup,
-    Kind::Sidecar,
-    Kind::EnvoyFilter,
-    Kind::ProxyConfig,
-    Kind::PeerAuthentication,
-    Kind::RequestAuthentication,
-    Kind::AuthorizationPolicy,
-    Kind::Telemetry,
-    Kind::WasmPlugin,
-    Kind::TrafficExtension,
-];
 
 const ANNOTATIONS: &[Inert] = &[
     Inert { name: "traffic.istio.io/nodeSelector", kinds: &[Kind::Service], advice: ONE_NETWORK },
@@ -50,7 +29,6 @@ const ANNOTATIONS: &[Inert] = &[
 ];
 
 const LABELS: &[Inert] = &[
-    Inert { name: label::REVISION, kinds: CONFIGURATION, advice: NO_REVISIONS },
     Inert { name: "istio.io/dataplane-mode", kinds: &[Kind::Namespace, Kind::Pod], advice: NO_AMBIENT },
     Inert {
         name: "istio.io/use-waypoint",
@@ -128,7 +106,6 @@ metadata: {name: a, annotations: {networking.istio.io/traffic-distribution: Near
 spec: {ports: [{port: 80}], sessionAffinity: None, internalTrafficPolicy: Local}
 ",
             "a.yaml:5:42: warning[IST0106]: Pod default/a: metadata.labels[istio.io/dataplane-mode]: has no effect yet: there are no waypoints or node proxies; give workloads sidecars
-a.yaml:14:30: warning[IST0106]: Sidecar default/a: metadata.labels[istio.io/rev]: has no effect yet: one control plane reads objects of every revision; remove it, or keep the other object out
 a.yaml:19:35: warning[IST0106]: Service default/a: metadata.annotations[networking.istio.io/traffic-distribution]: has no effect: use PreferClose or PreferSameZone, which mean the same here
 ",
         );

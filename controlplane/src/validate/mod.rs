@@ -21,6 +21,7 @@ mod telemetry;
 mod tests;
 mod unsupported;
 mod virtual_service;
+mod workload_group;
 
 pub use finding::{Finding, Severity, code};
 pub use mesh_config::{MESH_CONFIG_KEY, MESH_CONFIG_NAME, mesh_config};
@@ -40,13 +41,13 @@ pub fn object(object: &Object) -> Vec<Finding> {
         Spec::DestinationRule(spec) => destination_rule::check(&mut check, spec),
         Spec::Gateway(spec) => gateway::check(&mut check, spec),
         Spec::ServiceEntry(spec) => service_entry::check(&mut check, spec),
+        Spec::WorkloadGroup(spec) => workload_group::check(&mut check, spec),
         Spec::WorkloadEntry(spec) => service_entry::check_workload_entry(&mut check, spec),
         Spec::Sidecar(spec) => sidecar::check(&mut check, spec),
         Spec::PeerAuthentication(spec) => peer_authentication::check(&mut check, spec),
         Spec::AuthorizationPolicy(spec) => authorization_policy::check(&mut check, spec),
         Spec::Telemetry(spec) => telemetry::check(&mut check, spec),
-        Spec::WorkloadGroup(_)
-        | Spec::EnvoyFilter(_)
+        Spec::EnvoyFilter(_)
         | Spec::ProxyConfig(_)
         | Spec::RequestAuthentication(_)
         | Spec::WasmPlugin(_)
@@ -58,6 +59,8 @@ pub fn object(object: &Object) -> Vec<Finding> {
             findings.extend(mesh_config::check_config_map(object, map));
             return findings;
         }
+        // What Ingresses mean is judged, where it is known which of them are the mesh's.
+        Spec::Ingress(_) | Spec::IngressClass(_) => {}
         Spec::Pod(_) | Spec::Node(_) | Spec::Namespace(_) | Spec::Secret(_) => {}
     }
     check.finish()

@@ -166,6 +166,11 @@ fn workload_entry(check: &mut Check<'_>, at: &At, entry: &WorkloadEntry, dns: bo
             check.error(&address, format!("`{}` is neither an IP address nor a DNS name", entry.address));
         }
     }
+    workload(check, at, entry);
+}
+
+/// What an entry says but where it is, and a group's template for each of its entries.
+pub(super) fn workload(check: &mut Check<'_>, at: &At, entry: &WorkloadEntry) {
     for (name, port) in &entry.ports {
         let at = at.field("ports").key(name);
         check.dns_label(&at, name);

@@ -883,7 +883,6 @@ data: {mesh: 'a: ['}
 #[test]
 fn kinds_that_are_not_supported_name_a_substitute() {
     for (api_version, kind, substitute) in [
-        ("networking.istio.io/v1", "WorkloadGroup", "WorkloadEntry"),
         ("networking.istio.io/v1alpha3", "EnvoyFilter", "DestinationRule"),
         ("networking.istio.io/v1beta1", "ProxyConfig", "--concurrency"),
         ("security.istio.io/v1", "RequestAuthentication", "AuthorizationPolicy"),
@@ -974,10 +973,47 @@ fn what_is_supported_has_no_findings() {
 fn mesh_config_is_read_and_judged() {
     let (config, findings) = mesh_config(
         "trustDomain: prod\naccessLogFile: /dev/stdout\nenableTracing: true\nenablePrometheusMerge: true\ndefaultConfig: {}\npathNormalization: {normalization: MERGE_SLASHES}\ndefaultHttpRetryPolicy: {attempts: 3, retryOn: 5xx}\n",
+        "istio-system",
     )
     .unwrap();
     assert_eq!((config.trust_domain.as_str(), findings), ("prod", Vec::new()));
-    assert_eq!(mesh_config("").unwrap().0, mesh_proto::crd::MeshConfig::default());
-    let findings = mesh_config("proxyListenPort: many").unwrap_err();
+    assert_eq!(mesh_config("", "istio-system").unwrap().0, mesh_proto::crd::MeshConfig::default());
+    for (text, expected) in [("", "mesh"), ("rootNamespace: other", "other")] {
+        assert_eq!(mesh_config(text, "mesh").unwrap().0.root_namespace, expected);
+    }
+    let findings = mesh_config("proxyListenPort: many", "istio-system").unwrap_err();
     assert_eq!(findings[0].field.as_deref(), Some("proxyListenPort"));
+}
+
+#[test]
+fn workload_groups() {
+    let group = |spec: &str| {
+        format!("apiVersion: networking.istio.io/v1\nkind: WorkloadGroup\nmetadata: {{name: a}}\nspec: {spec}\n")
+    };
+    check(
+        &group(
+            "{template: {ports: {http: 80}, serviceAccount: vm}, metadata: {labels: {app: a}, annotations: {b: c}}}",
+        ),
+        "",
+    );
+    for (spec, found) in [
+        (
+            "{}",
+            "error[IST0106]: WorkloadGroup default/a: template: is missing; give the entries' ports, labels or serviceAccount",
+        ),
+        (
+            "{template: {address: 10.0.0.1}}",
+            "warning[IST0106]: WorkloadGroup default/a: template.address: has no effect: each workload has its own; remove it",
+        ),
+        (
+            "{template: {ports: {http: 0}}}",
+            "WorkloadGroup default/a: template.ports[http]: 0 is not a port; ports are 1 to 65535",
+        ),
+        ("{template: {}, probe: {}}", "probe: must have exactly one of httpGet, tcpSocket, exec and grpc"),
+        ("{template: {}, probe: {httpGet: {port: 70000}}}", "probe.httpGet.port: 70000 is not a port"),
+        ("{template: {}, probe: {exec: {command: [a]}}}", "probe: has no effect yet: the proxy does not probe"),
+    ] {
+        let all = findings(&group(spec));
+        assert!(all.contains(found), "{spec}: {all}");
+    }
 }

@@ -7,7 +7,6 @@ use crate::model::Kind;
 pub(super) fn check(check: &mut Check<'_>) {
     let kind = check.object.key.kind;
     let substitute = match kind {
-        Kind::WorkloadGroup => "register each workload by a WorkloadEntry, selected by a ServiceEntry",
         Kind::EnvoyFilter => {
             "its patches are written against Envoy's internals; what VirtualService, DestinationRule and Telemetry can say, say there"
         }

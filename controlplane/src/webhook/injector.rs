@@ -10,27 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::inject::{InjectError, Settings};
 use crate::model::PushContext;
+use crate::own::Own;
 
 /// Between two looks at the file. A mounted ConfigMap takes a minute by itself.
 const LOOK: Duration = Duration::from_secs(5);
-
-/// What this process knows better than a file that it may share with others.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Own {
-    /// Revision.
-    pub revision: String,
-    /// Namespace of the control plane.
-    pub namespace: String,
-    /// DNS suffix of the cluster.
-    pub domain: String,
-}
-
-impl Own {
-    fn settings(&self, yaml: &str) -> Result<Settings, InjectError> {
-        let (revision, namespace, domain) = (self.revision.clone(), self.namespace.clone(), self.domain.clone());
-        Ok(Settings { revision, control_plane_namespace: namespace, domain, ..Settings::from_yaml(yaml)? })
-    }
-}
 
 /// The settings of now.
 #[derive(Debug, Clone)]
@@ -51,11 +34,10 @@ impl Injector {
         stop: CancellationToken,
     ) -> Result<Self, InjectError> {
         let read = |file: &PathBuf| {
-            let named = |error: &dyn std::fmt::Display| InjectError::Settings(format!("{}: {error}", file.display()));
-            std::fs::read_to_string(file).map_err(|error| named(&error))
+            std::fs::read_to_string(file).map_err(|error| InjectError::Settings(format!("{}: {error}", file.display())))
         };
         let text = file.as_ref().map(read).transpose()?.unwrap_or_default();
-        let settings = Arc::new(ArcSwap::from_pointee(own.settings(&text)?));
+        let settings = Arc::new(ArcSwap::from_pointee(named(&own, &text)?));
         let injector = Self { settings: settings.clone(), context };
         if let Some(file) = file {
             tokio::spawn(stop.run_until_cancelled_owned(async move {
@@ -67,7 +49,7 @@ impl Injector {
                     if text == last {
                         continue;
                     }
-                    match own.settings(&text) {
+                    match named(&own, &text) {
                         Ok(new) => {
                             settings.store(Arc::new(new));
                             tracing::info!(file = %file.display(), "injection goes by new settings");
@@ -92,4 +74,10 @@ impl Injector {
     pub fn mesh(&self) -> Arc<MeshConfig> {
         self.context.load().mesh.clone()
     }
+}
+
+/// A file's settings, with what this process knows better than a file that it may share with others.
+fn named(own: &Own, yaml: &str) -> Result<Settings, InjectError> {
+    let (revision, namespace, domain) = (own.revision.clone(), own.namespace.clone(), own.domain.clone());
+    Ok(Settings { revision, control_plane_namespace: namespace, domain, ..Settings::from_yaml(yaml)? })
 }

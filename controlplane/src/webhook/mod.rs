@@ -26,7 +26,7 @@ use crate::ca::serving::ServingTls;
 use crate::inject::review::review;
 use crate::validate::admission;
 use crate::xds::transport::{self, Connection};
-pub use injector::{Injector, Own};
+pub use injector::Injector;
 
 /// The most bytes of a review: the API server stores no object above 1.5 MiB, and a review holds two and what goes with them.
 const MAX_REVIEW: usize = 8 << 20;

@@ -89,6 +89,12 @@ pub fn parse(node: Option<&core::Node>) -> Result<Node, NodeError> {
     })
 }
 
+/// The WorkloadGroup by whose template the workload registers itself (`AUTO_REGISTER_GROUP`), if it does.
+pub fn register_group(node: Option<&core::Node>) -> Result<Option<String>, NodeError> {
+    let metadata = node.and_then(|node| node.metadata.as_ref()).map(|fields| json(&fields.fields));
+    Metadata(metadata.unwrap_or_default()).name("AUTO_REGISTER_GROUP")
+}
+
 struct Id<'a> {
     kind: NodeKind,
     address: Option<IpAddr>,

@@ -22,12 +22,16 @@ use super::session::{self, Mode, Seen, Session};
 use super::sotw::Sotw;
 use super::{ResourceType, node};
 use crate::metrics::Metrics;
+use crate::model::Node;
 use crate::push::Published;
+use crate::register::{Registered, Registrar};
 
 /// The longest silence before the first request.
 const FIRST_REQUEST: Duration = Duration::from_secs(30);
 /// Responses that wait for the transport. Everything else is made when there is room, from the newest state.
 const QUEUE: usize = 1;
+/// By a request for this type an agent tells that its workload is well, or by its error why it is not. Istio's own message.
+const HEALTH: &str = "type.googleapis.com/istio.v1.HealthInformation";
 /// The largest request, bytes. One that resumes names every resource it has.
 pub const MAX_REQUEST: usize = 16 << 20;
 
@@ -65,6 +69,8 @@ pub struct Shared {
     pub metrics: Metrics,
     /// How many streams may make resources at a time (`PILOT_PUSH_THROTTLE`).
     pub throttle: Semaphore,
+    /// Gives workloads outside the cluster their entries; absent without one.
+    pub registrar: Option<Registrar>,
     /// Ends every stream.
     pub stop: CancellationToken,
 }
@@ -139,12 +145,13 @@ async fn serve<P: Protocol>(
     let Some(first) = first else { return Ok(()) };
     let mut node = node::parse(P::node(&first)).map_err(|error| Status::invalid_argument(error.to_string()))?;
     check_node(&mut node, caller.as_ref())?;
+    let registered = register(shared, P::node(&first), &mut node, caller.as_ref()).await?;
     tracing::info!(node = %node.id, %remote, mode = ?P::MODE, "a proxy is connected");
     let session = Session::new(P::MODE);
     let open = shared.streams.open(node, remote, caller.map(|caller| caller.identity), session, &shared.metrics);
     let mut published = shared.published.clone();
     let mut seen = published.borrow_and_update().clone();
-    let mut empty = take::<P>(shared, &open, first)?;
+    let mut empty = take::<P>(shared, &open, registered.as_ref(), first)?;
     // Since when the peer lags behind.
     let mut behind: Option<Instant> = None;
     loop {
@@ -165,7 +172,7 @@ async fn serve<P: Protocol>(
             }
             // A peer that asks for types that are not served waits for its answer before it is heard again.
             request = requests.message(), if empty.is_none() => match request? {
-                Some(request) => empty = take::<P>(shared, &open, request)?,
+                Some(request) => empty = take::<P>(shared, &open, registered.as_ref(), request)?,
                 None => return Ok(()),
             },
             permit = sender.reserve(), if due => {
@@ -187,20 +194,48 @@ async fn serve<P: Protocol>(
     }
 }
 
+/// Gives the proxy its WorkloadEntry if it asks for one, and the node the entry's name, so that it hears of changes of it.
+async fn register(
+    shared: &Shared,
+    raw: Option<&core::Node>,
+    node: &mut Node,
+    caller: Option<&Caller>,
+) -> Result<Option<Registered>, Status> {
+    let group = node::register_group(raw).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let Some(group) = group else { return Ok(None) };
+    let registrar = shared.registrar.as_ref().ok_or_else(|| {
+        Status::failed_precondition(
+            "workloads register themselves only where the control plane may write to a cluster; give the workload a WorkloadEntry",
+        )
+    })?;
+    let registered = registrar.register(&group, node, caller.map(|caller| &caller.identity)).await?;
+    node.name = registered.entry().clone();
+    Ok(Some(registered))
+}
+
 fn stopping() -> Status {
     Status::unavailable("the control plane stops; connect again")
 }
 
-/// Takes a request in. A type that is not served is answered without resources, so that the peer does not wait for it; what only
-/// Istio's agents send is ignored.
-fn take<P: Protocol>(shared: &Shared, open: &Open, request: P::Request) -> Result<Option<P::Response>, Status> {
+/// Takes a request in. A type that is not served is answered without resources, so that the peer does not wait for it; what Istio's agents
+/// tell of themselves needs no answer.
+fn take<P: Protocol>(
+    shared: &Shared,
+    open: &Open,
+    registered: Option<&Registered>,
+    request: P::Request,
+) -> Result<Option<P::Response>, Status> {
     let url = P::type_url(&request);
     let Some(kind) = ResourceType::from_type_url(url) else {
         if url.is_empty() {
             return Err(Status::invalid_argument("type_url is empty"));
         }
-        tracing::debug!(node = %open.node.id, url, "a type is asked for that is not served");
         let url = url.to_owned();
+        if let (HEALTH, Some(registered)) = (&*url, registered) {
+            registered.tell_health(P::read(request).error.map_or(Ok(()), Err));
+            return Ok(None);
+        }
+        tracing::debug!(node = %open.node.id, url, "a type is asked for that is not served");
         return Ok(if url.starts_with("type.googleapis.com/istio.") { None } else { P::empty(&url, &request) });
     };
     let request = P::read(request);

@@ -75,7 +75,7 @@ impl World {
             if let Change::Set(object) = change
                 && let (Kind::ConfigMap, Spec::ConfigMap(map)) = (object.key.kind, &object.spec)
                 && let Some(text) = map.data.as_ref().and_then(|data| data.get(MESH_CONFIG_KEY))
-                && let Ok((mesh, _)) = validate::mesh_config(text)
+                && let Ok((mesh, _)) = validate::mesh_config(text, "istio-system")
             {
                 model.set_mesh(mesh);
             }

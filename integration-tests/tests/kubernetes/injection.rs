@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use mesh_controlplane::app::{CaSettings, ControlPlane, Settings, Webhooks};
 use mesh_controlplane::ca::Authority;
+use mesh_controlplane::own::Own;
 use mesh_controlplane::webhook::ca_bundle;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -31,10 +32,12 @@ impl Injecting {
     async fn start(namespace: &'static str) -> Self {
         let server = ApiServer::shared().await;
         server.namespace_with(namespace, json!({"istio.io/rev": namespace})).await.unwrap();
-        let webhooks =
-            Webhooks { addr: None, injection: None, revision: namespace.into(), namespace: "istio-system".into() };
-        let settings =
-            Settings { webhooks: Some(webhooks), ca: CaSettings::SelfSigned { dir: None }, ..Settings::default() };
+        let settings = Settings {
+            own: Own { revision: namespace.into(), ..Own::default() },
+            webhooks: Some(Webhooks { addr: None, injection: None }),
+            ca: CaSettings::SelfSigned { dir: None },
+            ..Settings::default()
+        };
         let plane = ControlPlane::start(settings).await.unwrap();
         let configuration = format!("istio-sidecar-injector-{namespace}");
         let yaml = json!({

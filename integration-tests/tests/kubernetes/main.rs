@@ -7,9 +7,12 @@
 mod crds;
 mod gate;
 mod identity;
+mod ingress;
 mod injection;
 mod install;
 mod plane;
+mod registration;
+mod revisions;
 mod server;
 mod sources;
 mod status;

@@ -203,13 +203,13 @@ async fn what_the_control_plane_may_not_read_it_says_and_waits_for() {
     let role = |resources: &str| {
         format!(
             "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata: {{name: plane}}\nrules:\n\
-             - {{apiGroups: ['', discovery.k8s.io], resources: [{resources}], verbs: [get, list, watch]}}\n\
+             - {{apiGroups: ['', discovery.k8s.io, networking.k8s.io], resources: [{resources}], verbs: [get, list, watch]}}\n\
              - {{apiGroups: [networking.istio.io, security.istio.io, telemetry.istio.io, extensions.istio.io], resources: ['*'], verbs: [get, list, watch]}}\n\
              ---\napiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRoleBinding\nmetadata: {{name: plane}}\nroleRef: {{apiGroup: \
              rbac.authorization.k8s.io, kind: ClusterRole, name: plane}}\nsubjects: [{{kind: ServiceAccount, name: plane, namespace: istio-system}}]\n"
         )
     };
-    let most = "services, endpointslices, pods, namespaces, secrets, configmaps";
+    let most = "services, endpointslices, pods, namespaces, secrets, configmaps, ingresses, ingressclasses";
     apply(&server, &role(most)).await;
     let mut plane = ControlPlane::open(settings(&kubeconfig)).await.unwrap();
     let message = "the API server does not let the control plane list nodes: nodes is forbidden: User \

@@ -9,6 +9,7 @@ use integration_tests::mesh::object;
 mod common;
 mod dns;
 mod gateways;
+mod ingress;
 mod lifecycle;
 mod live;
 mod outliers;

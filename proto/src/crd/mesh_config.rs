@@ -33,7 +33,7 @@ pub struct MeshConfig {
     pub ingress_service: String,
     /// OFF, DEFAULT, STRICT.
     pub ingress_controller_mode: String,
-    /// Label `istio` of the ingress gateway.
+    /// Label `istio` of the gateway that serves Ingresses; by default the name of its Service, or `ingressgateway` for Istio's own.
     pub ingress_selector: String,
     /// Traces.
     pub enable_tracing: bool,
@@ -168,7 +168,7 @@ impl Default for MeshConfig {
             ingress_class: "istio".to_owned(),
             ingress_service: "istio-ingressgateway".to_owned(),
             ingress_controller_mode: "STRICT".to_owned(),
-            ingress_selector: "ingressgateway".to_owned(),
+            ingress_selector: String::new(),
             enable_tracing: true,
             access_log_file: String::new(),
             access_log_format: String::new(),

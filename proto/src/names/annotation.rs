@@ -97,3 +97,5 @@ pub const REVISION: &str = "istio.io/rev";
 pub const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 /// The container whose log kubectl shows.
 pub const DEFAULT_LOGS_CONTAINER: &str = "kubectl.kubernetes.io/default-logs-container";
+/// Names the class of an Ingress, from before Kubernetes had a field for it.
+pub const INGRESS_CLASS: &str = "kubernetes.io/ingress.class";

@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::document::{self, Document, Outcome};
+use super::kinds::is_of_mesh;
 use crate::model::{Change, Key, Object, Origin};
+use crate::own::Own;
 use crate::validate::{self, Finding, Severity};
 
 /// Why a source of files cannot work.
@@ -49,6 +51,8 @@ pub struct FileSource {
     files: BTreeMap<PathBuf, File>,
     /// What is in force.
     current: BTreeMap<Key, Arc<Object>>,
+    /// Whose configuration is wanted; of every control plane if absent.
+    own: Option<Own>,
 }
 
 /// A file as it was read last.
@@ -73,7 +77,13 @@ impl FileSource {
             };
             readable.map_err(|error| FileError::Path { path: path.clone(), error })?;
         }
-        Ok(Self { roots, files: BTreeMap::new(), current: BTreeMap::new() })
+        Ok(Self { roots, files: BTreeMap::new(), current: BTreeMap::new(), own: None })
+    }
+
+    /// Only what is for this control plane (RV1); of the rest nothing is said, either.
+    #[must_use]
+    pub fn of(self, own: Own) -> Self {
+        Self { own: Some(own), ..self }
     }
 
     /// What is in force: of each key the last good version.
@@ -150,7 +160,7 @@ impl FileSource {
         let mut desired: BTreeMap<Key, Arc<Object>> = BTreeMap::new();
         let mut keep_rest = BTreeSet::new();
         for (path, file) in &self.files {
-            for document in &file.documents {
+            for document in file.documents.iter().filter(|document| self.is_wanted(document)) {
                 let mut kept = false;
                 match &document.outcome {
                     Outcome::Object(object) => {
@@ -189,11 +199,18 @@ impl FileSource {
         desired
     }
 
+    fn is_wanted(&self, document: &Document) -> bool {
+        match (&self.own, &document.outcome) {
+            (Some(own), Outcome::Object(object)) => !is_of_mesh(object.key.kind) || own.reads(&object.meta.labels),
+            _ => true,
+        }
+    }
+
     /// Findings over what is in force together, placed at their fields.
     fn references(&self) -> Vec<Finding> {
         let mut documents = BTreeMap::new();
         for (path, file) in &self.files {
-            for document in &file.documents {
+            for document in file.documents.iter().filter(|document| self.is_wanted(document)) {
                 if let Outcome::Object(object) = &document.outcome {
                     documents.entry(&object.key).or_insert((path, file, document));
                 }

@@ -4,10 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mesh_proto::crd::KINDS;
-
 use super::super::Verdict;
-use super::super::kinds::istio_kind;
+use super::super::kinds::is_of_mesh;
 use super::secrets::Secrets;
 use crate::model::{Change, Key, Kind, Name, Object, Origin, Spec, credentials};
 use crate::validate::{self, Finding, Severity};
@@ -20,6 +18,8 @@ pub(super) struct Item {
     pub(super) uid: String,
     /// Counts the changes of its spec.
     pub(super) generation: i64,
+    /// It names a revision.
+    pub(super) named: bool,
     /// Absent if it was refused.
     pub(super) good: Option<Arc<Object>>,
     pub(super) findings: Vec<Finding>,
@@ -72,6 +72,7 @@ struct Known {
 struct Entry {
     uid: String,
     generation: i64,
+    named: bool,
     good: Option<Arc<Object>>,
     findings: Vec<Finding>,
 }
@@ -204,12 +205,13 @@ impl Cluster {
 
     /// What was judged of each object that has a status.
     pub(super) fn verdicts(&self) -> Vec<Verdict> {
-        let kinds = self.kinds.iter().filter(|(kind, _)| has_status(**kind));
+        let kinds = self.kinds.iter().filter(|(kind, _)| is_of_mesh(**kind));
         let entries = kinds.flat_map(|(_, known)| &known.entries);
         let verdict = |(key, entry): (&Key, &Entry)| Verdict {
             key: key.clone(),
             generation: entry.generation,
             accepted: !validate::refused(&entry.findings),
+            named: entry.named,
         };
         entries.map(verdict).collect()
     }
@@ -221,11 +223,12 @@ impl Cluster {
     }
 
     fn set(&mut self, item: Item) {
-        let Item { key, uid, generation, good, findings } = item;
+        let Item { key, uid, generation, named, good, findings } = item;
         let known = self.kinds.entry(key.kind).or_default();
         let entry = known.entries.entry(key.clone()).or_insert_with(|| Entry {
             uid: uid.clone(),
             generation: -1,
+            named,
             good: None,
             findings: Vec::new(),
         });
@@ -234,19 +237,19 @@ impl Cluster {
         let now = if stays { entry.good.clone() } else { good };
         let changed = entry.good != now;
         self.findings_touched |= entry.findings != findings || (changed && is_referred(key.kind));
-        self.findings_touched |= entry.generation != generation && has_status(key.kind);
+        self.findings_touched |= (entry.generation, entry.named) != (generation, named) && is_of_mesh(key.kind);
         self.needs_touched |= changed && names_secrets(key.kind);
         match (&now, &entry.good) {
             (Some(object), _) if changed => self.changes.push(Change::Set(object.clone())),
             (None, Some(_)) => self.changes.push(Change::Remove(key)),
             _ => {}
         }
-        *entry = Entry { uid, generation, good: now, findings };
+        *entry = Entry { uid, generation, named, good: now, findings };
     }
 
     fn remove(&mut self, key: &Key) {
         let Some(entry) = self.kinds.get_mut(&key.kind).and_then(|known| known.entries.remove(key)) else { return };
-        self.findings_touched |= !entry.findings.is_empty() || is_referred(key.kind) || has_status(key.kind);
+        self.findings_touched |= !entry.findings.is_empty() || is_referred(key.kind) || is_of_mesh(key.kind);
         self.needs_touched |= names_secrets(key.kind);
         if entry.good.is_some() {
             self.changes.push(Change::Remove(key.clone()));
@@ -263,12 +266,16 @@ impl Cluster {
     fn needed(&self) -> BTreeSet<Name> {
         let mut names = BTreeSet::new();
         let mut add = |credential: &str| names.extend(credentials::secrets(credential).map(Name::from));
-        for kind in [Kind::Gateway, Kind::DestinationRule] {
+        for kind in [Kind::Gateway, Kind::DestinationRule, Kind::Ingress] {
             let entries = self.kinds.get(&kind).into_iter().flat_map(|known| known.entries.values());
             for object in entries.filter_map(|entry| entry.good.as_ref()) {
                 match &object.spec {
                     Spec::Gateway(spec) => credentials::of_gateway(spec).for_each(&mut add),
                     Spec::DestinationRule(spec) => credentials::of_rule(spec).for_each(&mut add),
+                    Spec::Ingress(ingress) => {
+                        let all = ingress.spec.iter().flat_map(|spec| spec.tls.iter().flatten());
+                        all.filter_map(|tls| tls.secret_name.as_deref()).for_each(&mut add);
+                    }
                     _ => {}
                 }
             }
@@ -277,13 +284,8 @@ impl Cluster {
     }
 }
 
-/// Istio's own kinds.
-fn has_status(kind: Kind) -> bool {
-    KINDS.iter().any(|info| istio_kind(info.kind) == Some(kind))
-}
-
 fn names_secrets(kind: Kind) -> bool {
-    matches!(kind, Kind::Gateway | Kind::DestinationRule)
+    matches!(kind, Kind::Gateway | Kind::DestinationRule | Kind::Ingress)
 }
 
 /// Kinds that [`validate::references`] looks at.

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::cluster::{Cluster, Report};
 use super::Update;
+use crate::own::{DEFAULT_REVISION, Own};
 use crate::validate::MESH_CONFIG_NAME;
 
 pub use self::client::{KubeError, KubeSettings, connect};
@@ -37,7 +38,7 @@ const FINDINGS_AFTER: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub struct KubeSource {
     client: ::kube::Client,
-    mesh_config: String,
+    own: Own,
 }
 
 impl std::fmt::Debug for KubeSource {
@@ -47,14 +48,10 @@ impl std::fmt::Debug for KubeSource {
 }
 
 impl KubeSource {
-    /// The objects of the cluster that a client reaches. A revision has mesh settings of its own: ConfigMap `istio-REVISION`, and `istio` for the
-    /// default one.
-    pub fn new(client: ::kube::Client, revision: Option<&str>) -> Self {
-        let mesh_config = match revision {
-            None | Some("default") => MESH_CONFIG_NAME.to_owned(),
-            Some(revision) => format!("{MESH_CONFIG_NAME}-{revision}"),
-        };
-        Self { client, mesh_config }
+    /// The objects of the cluster that a client reaches, without configuration for other revisions (RV1). A revision has mesh settings of its
+    /// own, too: ConfigMap `istio-REVISION`, and `istio` for the default one.
+    pub fn new(client: ::kube::Client, own: Own) -> Self {
+        Self { client, own }
     }
 
     /// Follows the cluster until `stop` is cancelled or nobody listens any more. While the first lists are not there only findings are sent, such
@@ -72,10 +69,14 @@ impl KubeSource {
         let (needed, fetches) = mpsc::unbounded_channel();
         // They end with this function.
         let mut tasks = JoinSet::new();
-        let watched = watch::watched(&self.mesh_config);
+        let mesh_config = match self.own.revision.as_str() {
+            DEFAULT_REVISION => MESH_CONFIG_NAME.to_owned(),
+            revision => format!("{MESH_CONFIG_NAME}-{revision}"),
+        };
+        let watched = watch::watched(&mesh_config);
         let mut cluster = Cluster::new(watched.iter().map(|watched| watched.kind));
         for watched in watched {
-            tasks.spawn(watch::run(self.client.clone(), watched, reports.clone()));
+            tasks.spawn(watch::run(self.client.clone(), self.own.clone(), watched, reports.clone()));
         }
         tasks.spawn(watch::fetch(self.client, fetches, reports));
         let mut batch: Vec<Report> = Vec::new();

@@ -6,6 +6,7 @@ use ::kube::api::ApiResource;
 use ::kube::core::{DynamicResourceScope, PartialObjectMeta};
 use ::kube::{Resource, ResourceExt as _};
 use mesh_proto::kube::ObjectMeta;
+use mesh_proto::names::label;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
@@ -15,6 +16,7 @@ use super::super::typed;
 use super::cluster::Item;
 use super::watch::Watched;
 use crate::model::Key;
+use crate::register::{self, HEALTH_CHECKED};
 
 /// An object of any kind.
 #[derive(Debug, Clone)]
@@ -96,6 +98,18 @@ impl Raw {
         Key { kind: watched.kind, namespace: namespace.into(), name: self.name_any().into() }
     }
 
+    /// What a label says.
+    pub(super) fn label(&self, name: &str) -> Option<&str> {
+        self.tree.get("metadata")?.get("labels")?.get(name)?.as_str()
+    }
+
+    /// True for a workload whose proxy tells of its health, and has not said that it is well.
+    pub(super) fn is_unwell(&self) -> bool {
+        let annotations = self.tree.get("metadata").and_then(|metadata| metadata.get("annotations"));
+        let annotation = annotations.and_then(|all| all.get(HEALTH_CHECKED)?.as_str());
+        register::is_unwell(annotation, self.tree.get("status"))
+    }
+
     /// Version of the object, which differs whenever anything in it does.
     pub(super) fn version(&self) -> String {
         self.metadata.resource_version.clone().unwrap_or_default()
@@ -106,6 +120,7 @@ impl Raw {
         let key = self.key(watched);
         let uid = self.metadata.uid.take().unwrap_or_default();
         let generation = self.metadata.generation.unwrap_or(0);
+        let named = self.label(label::REVISION).is_some();
         // Items of lists do not tell, and metadata alone tells another kind.
         self.tree.insert("apiVersion".to_owned(), api_version.into());
         self.tree.insert("kind".to_owned(), watched.name.into());
@@ -116,6 +131,6 @@ impl Raw {
             Outcome::Object(object) => Some(object),
             Outcome::Broken(_) | Outcome::Nothing => None,
         };
-        Item { key, uid, generation, good, findings }
+        Item { key, uid, generation, named, good, findings }
     }
 }

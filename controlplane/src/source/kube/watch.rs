@@ -13,7 +13,7 @@ use ::kube::runtime::watcher::{self, Event, watcher};
 use ::kube::{Api, Client, Error};
 use futures_util::{Stream, StreamExt as _};
 use mesh_proto::crd::KINDS;
-use mesh_proto::names::ROOT_NAMESPACE;
+use mesh_proto::names::label;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
@@ -22,6 +22,7 @@ use super::client::words;
 use super::cluster::{Item, Report};
 use super::raw::Raw;
 use crate::model::{Key, Kind};
+use crate::own::Own;
 use crate::validate::MESH_CONFIG_NAME;
 
 /// Between two looks for a kind that the server does not serve.
@@ -76,6 +77,8 @@ pub(super) fn watched(mesh_config: &str) -> Vec<Watched> {
             group: "discovery.k8s.io",
             ..core(Kind::EndpointSlice, "EndpointSlice", "endpointslices", Part::All)
         },
+        Watched { group: "networking.k8s.io", ..core(Kind::Ingress, "Ingress", "ingresses", Part::All) },
+        Watched { group: "networking.k8s.io", ..core(Kind::IngressClass, "IngressClass", "ingressclasses", Part::All) },
     ];
     all.extend(KINDS.iter().filter_map(|info| {
         let kind = istio_kind(info.kind)?;
@@ -93,6 +96,15 @@ impl Watched {
 
     fn is_custom(&self) -> bool {
         KINDS.iter().any(|info| info.kind == self.name && info.group == self.group)
+    }
+
+    /// False for configuration that another control plane reads (RV1), and for workloads that their own proxies say are not well (WG1).
+    fn is_for(&self, own: &Own, raw: &Raw) -> bool {
+        if !self.is_custom() {
+            return true;
+        }
+        let unwell = self.kind == Kind::WorkloadEntry && raw.is_unwell();
+        own.reads_revision(raw.label(label::REVISION)) && !unwell
     }
 
     fn api(&self, version: &str) -> ApiResource {
@@ -118,7 +130,7 @@ enum End {
 }
 
 /// Lists and follows a kind for ever; ends when nobody listens any more.
-pub(super) async fn run(client: Client, watched: Watched, reports: mpsc::Sender<Report>) {
+pub(super) async fn run(client: Client, own: Own, watched: Watched, reports: mpsc::Sender<Report>) {
     let mut waits = Waits::default();
     let mut missing_since: Option<Instant> = None;
     loop {
@@ -144,7 +156,7 @@ pub(super) async fn run(client: Client, watched: Watched, reports: mpsc::Sender<
         if missing_since.take().is_some() {
             tracing::info!(resource = watched.resource(), "is served now");
         }
-        match follow(&client, &watched, &resource, &reports, &mut waits).await {
+        match follow(&client, &own, &watched, &resource, &reports, &mut waits).await {
             End::Closed => return,
             End::Missing => sleep(waits.next()).await,
             End::Failed(verb, error) => {
@@ -218,6 +230,7 @@ fn is_missing(error: &Error) -> bool {
 
 async fn follow(
     client: &Client,
+    own: &Own,
     watched: &Watched,
     resource: &ApiResource,
     reports: &mpsc::Sender<Report>,
@@ -226,23 +239,23 @@ async fn follow(
     let config = watcher::Config::default().timeout(WATCH_SECONDS);
     let objects = || Api::<Raw>::all_with(client.clone(), resource);
     match &watched.part {
-        Part::All => forward(watcher(objects(), config), watched, resource, reports, waits).await,
+        Part::All => forward(watcher(objects(), config), watched, own, resource, reports, waits).await,
         Part::Running => {
             let config = config.fields("status.phase!=Succeeded,status.phase!=Failed");
-            forward(watcher(objects(), config), watched, resource, reports, waits).await
+            forward(watcher(objects(), config), watched, own, resource, reports, waits).await
         }
         Part::MeshConfig(name) => {
             let config = config.fields(&format!("metadata.name={name}"));
-            let objects = Api::<Raw>::namespaced_with(client.clone(), ROOT_NAMESPACE, resource);
+            let objects = Api::<Raw>::namespaced_with(client.clone(), &own.namespace, resource);
             // The model knows them by one name, whatever the revision.
             let stream =
                 watcher(objects, config).map(|event| event.map(|event| each(event, |raw| raw.named(MESH_CONFIG_NAME))));
-            forward(stream, watched, resource, reports, waits).await
+            forward(stream, watched, own, resource, reports, waits).await
         }
         Part::Metadata => {
             let metadata = Api::<PartialObjectMeta<Raw>>::all_with(client.clone(), resource);
             let stream = watcher(metadata, config).map(|event| event.map(|event| each(event, Raw::of_metadata)));
-            forward(stream, watched, resource, reports, waits).await
+            forward(stream, watched, own, resource, reports, waits).await
         }
     }
 }
@@ -267,6 +280,7 @@ enum Page {
 async fn forward(
     stream: impl Stream<Item = watcher::Result<Event<Raw>>>,
     watched: &Watched,
+    own: &Own,
     resource: &ApiResource,
     reports: &mpsc::Sender<Report>,
     waits: &mut Waits,
@@ -306,6 +320,7 @@ async fn forward(
             }
             Event::InitApply(raw) => {
                 match &mut listed {
+                    _ if !watched.is_for(own, &raw) => {}
                     Page::Objects(items) => items.push(raw.read(watched, &resource.api_version)),
                     Page::Secrets(names) => names.push((raw.key(watched), raw.version())),
                 }
@@ -316,6 +331,8 @@ async fn forward(
                 Page::Secrets(names) => Report::SecretsListed(names),
             },
             Event::Apply(raw) if secrets => Report::SecretSeen(raw.key(watched), raw.version()),
+            // It may have counted before.
+            Event::Apply(raw) if !watched.is_for(own, &raw) => Report::Gone(raw.key(watched)),
             Event::Apply(raw) => Report::Set(raw.read(watched, &resource.api_version)),
             Event::Delete(raw) => Report::Gone(raw.key(watched)),
         };
