@@ -1,5 +1,7 @@
 //! The composition root: the whole control plane in one value, for the binary, for `meshctl` and for tests.
 
+mod writers;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,21 +22,19 @@ use tokio_util::task::TaskTracker;
 use crate::ca::authority::ROOT_TTL;
 use crate::ca::cluster::{self, Keeper};
 use crate::ca::review::Reviewer;
-use crate::ca::roots;
 use crate::ca::service::CertificateService;
 use crate::ca::serving::ServingTls;
 use crate::ca::{Authority, AuthorityHandle, TokenKey, reload};
 use crate::debug::{self, Pages};
-use crate::leader::Candidate;
 use crate::metrics::Metrics;
-use crate::model::{Change, Kind, Model, Name};
+use crate::model::{Change, Kind, Model, PushContext};
 use crate::own::Own;
 use crate::push::engine::{self, Event};
 use crate::push::knowledge::Known;
 use crate::push::{Debounce, Published};
 use crate::register::{self, Registrar};
-use crate::source::{Exposed, FileSource, KubeSettings, KubeSource, Merge, Update, kube};
-use crate::status::{self, Judged};
+use crate::source::{FileSource, KubeSettings, KubeSource, Merge, Update, kube};
+use crate::status::Judged;
 use crate::validate::{Finding, admission};
 use crate::webhook::{self, Injector, ca_bundle};
 use crate::xds::auth::Authenticator;
@@ -42,19 +42,14 @@ use crate::xds::connection::Streams;
 use crate::xds::server::{Discovery, MAX_REQUEST, Shared};
 use crate::xds::transport;
 
+use self::writers::{Told, Writers};
+
 /// Batches of changes that may wait for the engine.
 const EVENTS: usize = 256;
 /// Pings of idle connections, Istio's.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// The wait for their answer.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Whoever holds this lease writes the status of what is for every revision; of what names one, who holds it with that revision at its end.
-/// Istio's name, so that of the two only one does.
-const STATUS_LEASE: &str = "istio-status-leader";
-/// Whoever holds this one writes the mesh's roots to namespaces.
-const ROOTS_LEASE: &str = "istio-namespace-controller-election";
-/// Whoever holds this one writes to Ingresses where they are reached.
-const INGRESS_LEASE: &str = "istio-leader";
 /// The longest wait for open streams at the end.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
@@ -201,12 +196,12 @@ impl ControlPlane {
         let streams = Streams::default();
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         let identity = identity();
-        let registration = client
-            .clone()
-            .filter(|_| settings.writes)
-            .map(|client| Registrar::new(client, &identity, settings.entry_grace));
+        // Only a replica that may write has one.
+        let writing = client.clone().filter(|_| settings.writes);
+        let registration = writing.clone().map(|client| Registrar::new(client, &identity, settings.entry_grace));
+        let (registrar, desk) = registration.unzip();
         let shared = Shared {
-            registrar: registration.as_ref().map(|(registrar, _)| registrar.clone()),
+            registrar,
             published: published.clone(),
             authenticator: authenticator.clone(),
             streams: streams.clone(),
@@ -226,20 +221,13 @@ impl ControlPlane {
         let grpc = bind(settings.grpc_addr).await?;
         let secure = bind(settings.secure_grpc_addr).await?;
         let monitoring = bind(settings.monitoring_addr).await?;
-        let webhooks = match &settings.webhooks {
+        let webhooks = match settings.webhooks {
             Some(wanted) => {
-                let injector = Injector::start(wanted.injection.clone(), own.clone(), shown.clone(), stop.clone())?;
-                let judge = admission::Settings { revision: own.revision.clone() };
-                let routes = webhook::injection(injector).merge(webhook::validation(judge));
-                let listener = bind(wanted.addr).await?;
-                let address = listener.local_addr()?;
-                if let Some(client) = client.clone().filter(|_| settings.writes) {
-                    let revision = own.revision.clone();
-                    tasks.spawn(ca_bundle::run(client, authority.clone(), revision, stop.clone()));
+                if let Some(client) = writing.clone() {
+                    let (authority, revision) = (authority.clone(), own.revision.clone());
+                    tasks.spawn(ca_bundle::run(client, authority, revision, stop.clone()));
                 }
-                let (tls, stop) = (tls.clone(), stop.clone());
-                tasks.spawn(async move { webhook::serve(listener, &tls, routes, stop).await });
-                Some(address)
+                Some(serve_webhooks(wanted, &own, shown.clone(), tls.clone(), &tasks, &stop).await?)
             }
             None => None,
         };
@@ -249,33 +237,11 @@ impl ControlPlane {
             paths => Some(FileSource::new(paths)?.of(own.clone())),
         };
         let told = Told::default();
-        if let Some(client) = client.clone().filter(|_| settings.writes) {
-            let lead = |lease: &str| {
-                let (leading, leads) = watch::channel(false);
-                let candidate = Candidate::new(client.clone(), &own.namespace, lease, &identity);
-                tasks.spawn(candidate.run(leading, stop.clone()));
-                leads
-            };
-            let status_leads = lead(STATUS_LEASE);
-            if let Some((_, desk)) = registration {
-                tasks.spawn(desk.run(status_leads.clone(), stop.clone()));
-            }
-            let own_leads = lead(&format!("{STATUS_LEASE}-{}", own.revision));
-            for (named, leads) in [(false, status_leads), (true, own_leads)] {
-                let inputs = status::Inputs {
-                    judged: told.judged.subscribe(),
-                    published: published.clone(),
-                    shown: shown.clone(),
-                    named,
-                    leads,
-                };
-                tasks.spawn(status::run(client.clone(), inputs, stop.clone()));
-            }
-            let exposed = status::ingress::run(client.clone(), told.exposed.subscribe(), lead(INGRESS_LEASE));
-            tasks.spawn(until(stop.clone(), exposed));
-            let namespaces = told.namespaces.subscribe();
-            let leads = lead(ROOTS_LEASE);
-            tasks.spawn(roots::run(client.clone(), authority.clone(), namespaces, leads, stop.clone()));
+        if let Some(client) = writing {
+            let (own, authority) = (own.clone(), authority.clone());
+            let (published, shown) = (published.clone(), shown.clone());
+            let writers = Writers { client, own, identity, authority, published, shown };
+            writers.start(&told, desk, &tasks, &stop);
         }
         let sources = Sources { files, cluster: client.map(|client| KubeSource::new(client, own.clone())) };
         let mut plane = Self {
@@ -419,17 +385,8 @@ impl ControlPlane {
                     let judged = Judged { findings: merge.findings(), verdicts: merge.verdicts() };
                     findings.store(Arc::new(judged.findings.clone()));
                     told.judged.send_replace(Arc::new(judged));
-                    let namespaces = Arc::new(merge.namespaces());
-                    told.namespaces
-                        .send_if_modified(|known| std::mem::replace(known, namespaces.clone()) != namespaces);
                 }
-                told.exposed.send_if_modified(|known| {
-                    let differs = **known != *merge.exposed();
-                    if differs {
-                        *known = Arc::new(merge.exposed().clone());
-                    }
-                    differs
-                });
+                told.look(&merge);
                 if let Some(changes) = changes
                     && events.send(Event::Changes(changes)).await.is_err()
                 {
@@ -453,14 +410,6 @@ fn selects(change: &Change) -> bool {
 fn identity() -> String {
     let name = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_default();
     format!("{name}_{}", uuid::Uuid::new_v4())
-}
-
-/// What writers are told of what the sources say.
-#[derive(Default)]
-struct Told {
-    judged: watch::Sender<Arc<Judged>>,
-    namespaces: watch::Sender<Arc<Vec<Name>>>,
-    exposed: watch::Sender<Arc<Exposed>>,
 }
 
 /// The sources that the settings name.
@@ -528,6 +477,25 @@ async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
 async fn bind(address: Option<SocketAddr>) -> anyhow::Result<TcpListener> {
     let address = address.unwrap_or_else(|| (Ipv4Addr::LOCALHOST, 0).into());
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
+
+/// Serves what the API server calls; returns where.
+async fn serve_webhooks(
+    wanted: Webhooks,
+    own: &Own,
+    shown: Arc<ArcSwap<PushContext>>,
+    tls: ServingTls,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> anyhow::Result<SocketAddr> {
+    let injector = Injector::start(wanted.injection, own.clone(), shown, stop.clone())?;
+    let judge = admission::Settings { revision: own.revision.clone() };
+    let routes = webhook::injection(injector).merge(webhook::validation(judge));
+    let listener = bind(wanted.addr).await?;
+    let address = listener.local_addr()?;
+    let stop = stop.clone();
+    tasks.spawn(async move { webhook::serve(listener, &tls, routes, stop).await });
+    Ok(address)
 }
 
 async fn serve(

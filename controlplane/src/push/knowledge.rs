@@ -41,7 +41,7 @@ impl Known {
                     _ => continue,
                 },
             };
-            if key.kind != Kind::ConfigMap || &*key.namespace != self.own.namespace || &*key.name != MESH_CONFIG_NAME {
+            if key.kind != Kind::ConfigMap || *key.namespace != self.own.namespace || &*key.name != MESH_CONFIG_NAME {
                 continue;
             }
             let mesh = match text {

@@ -46,7 +46,6 @@ pub(super) struct Wish<'a> {
     pub(super) address: IpAddr,
     pub(super) node: &'a Node,
     pub(super) caller: Option<&'a Identity>,
-    pub(super) connected_at: &'a str,
 }
 
 fn resource(kind: &str, plural: &str) -> ApiResource {
@@ -95,7 +94,8 @@ pub(super) async fn connect(registrar: &Registrar, wish: &Wish<'_>) -> Result<()
 async fn try_connect(registrar: &Registrar, wish: &Wish<'_>) -> Result<Result<(), Status>, Error> {
     let namespace = &wish.node.namespace;
     let api = entries(&registrar.client, namespace);
-    let mark = json!({CONTROLLER: &*registrar.instance, CONNECTED_AT: wish.connected_at, DISCONNECTED_AT: null});
+    let mark =
+        json!({CONTROLLER: &*registrar.instance, CONNECTED_AT: Timestamp::now().to_string(), DISCONNECTED_AT: null});
     if let Some(found) = api.get_opt(wish.name).await? {
         if let Err(reason) = entry::may_have(wish.caller, namespace, &tree(&found)) {
             return Ok(Err(Status::permission_denied(reason)));
@@ -166,11 +166,11 @@ pub(super) async fn run(
         tokio::select! {
             () = stop.cancelled() => break,
             event = events.recv() => match event {
-                Some(Event::Left(key, since)) => {
-                    writing.spawn(farewell(registrar.clone(), key, since));
+                Some(Event::Left(key)) => {
+                    writing.spawn(farewell(registrar.clone(), key, stop.clone()));
                 }
                 Some(Event::Told(key)) => {
-                    writing.spawn(persist(registrar.clone(), key, Write::Health));
+                    writing.spawn(persist(registrar.clone(), key, Write::Health, stop.clone()));
                 }
                 None => break,
             },
@@ -186,50 +186,50 @@ pub(super) async fn run(
             }
             _ = refresh.tick() => {
                 for key in registrar.open.lock().keys() {
-                    writing.spawn(persist(registrar.clone(), key.clone(), Write::StillThere));
+                    writing.spawn(persist(registrar.clone(), key.clone(), Write::StillThere, stop.clone()));
                 }
             }
             Some(_) = writing.join_next(), if !writing.is_empty() => {}
         }
     }
-    // What waits for the end of its grace is removed by whoever leads then.
-    let open: Vec<(Key, String)> =
-        std::mem::take(&mut *registrar.open.lock()).into_iter().map(|(key, open)| (key, open.connected_at)).collect();
-    let mut left = open;
+    // Now all have left. What waits for the end of its grace is removed by whoever leads then.
+    let mut left: Vec<Key> = std::mem::take(&mut *registrar.open.lock()).into_keys().collect();
     while let Ok(event) = events.try_recv() {
-        if let Event::Left(key, since) = event {
-            left.push((key, since));
+        if let Event::Left(key) = event {
+            left.push(key);
         }
     }
-    let leave = |(key, since): (Key, String)| {
+    let leave = |key: Key| {
         let registrar = registrar.clone();
         async move {
-            if let Err(error) = left_now(&registrar, &key, &since).await {
-                tracing::debug!(%error, entry = %key.1, "the entry is not marked as left");
+            if let Err(error) = left_now(&registrar, &key).await {
+                tracing::warn!(%error, entry = %key.1, "the entry is not marked as left; it goes later");
             }
         }
     };
     futures_util::stream::iter(left).map(leave).buffer_unordered(AT_A_TIME).for_each(|()| std::future::ready(())).await;
+    while writing.join_next().await.is_some() {}
 }
 
-/// Marks an entry as left, and removes it after the grace unless its proxy is back.
-async fn farewell(registrar: Registrar, key: Key, since: String) {
+/// Marks an entry as left, and removes it after the grace unless its proxy is back. After `stop` nothing is tried again or waited for.
+async fn farewell(registrar: Registrar, key: Key, stop: CancellationToken) {
     let mut warned = false;
     let marked = loop {
-        match left_now(&registrar, &key, &since).await {
+        match left_now(&registrar, &key).await {
             Ok(marked) => break marked,
             Err(error) => {
                 if !std::mem::replace(&mut warned, true) {
                     tracing::warn!(%error, entry = %key.1, "the entry cannot be marked as left; it is tried again");
                 }
-                sleep(AGAIN).await;
+                if stop.run_until_cancelled(sleep(AGAIN)).await.is_none() {
+                    return;
+                }
             }
         }
     };
-    if !marked {
+    if !marked || stop.run_until_cancelled(sleep(registrar.grace)).await.is_none() {
         return;
     }
-    sleep(registrar.grace).await;
     let api = entries(&registrar.client, &key.0);
     let removed = async {
         match api.get_opt(&key.1).await? {
@@ -242,15 +242,12 @@ async fn farewell(registrar: Registrar, key: Key, since: String) {
     }
 }
 
-/// Says that the proxy left, if the entry still is of the connection that began at `since`. True if it says so now.
-async fn left_now(registrar: &Registrar, key: &Key, since: &str) -> Result<bool, Error> {
+/// Says that the proxy left, if the entry still is of this control plane and nobody is connected again. True if it says so now.
+async fn left_now(registrar: &Registrar, key: &Key) -> Result<bool, Error> {
     let api = entries(&registrar.client, &key.0);
     for _ in 0..TRIES {
         let Some(found) = api.get_opt(&key.1).await? else { return Ok(false) };
-        let says = |name: &str, what: &str| {
-            found.metadata.annotations.as_ref().and_then(|all| all.get(name)).is_some_and(|value| value == what)
-        };
-        if !says(CONTROLLER, &registrar.instance) || !says(CONNECTED_AT, since) {
+        if !is_ours(registrar, &found) || registrar.open.lock().contains_key(key) {
             return Ok(false);
         }
         let mark = json!({CONTROLLER: null, DISCONNECTED_AT: Timestamp::now().to_string()});
@@ -261,6 +258,12 @@ async fn left_now(registrar: &Registrar, key: &Key, since: &str) -> Result<bool,
         }
     }
     Ok(false)
+}
+
+/// True if an entry says that its proxy is connected here.
+fn is_ours(registrar: &Registrar, entry: &DynamicObject) -> bool {
+    let controller = entry.metadata.annotations.as_ref().and_then(|all| all.get(CONTROLLER));
+    controller.is_some_and(|controller| **controller == *registrar.instance)
 }
 
 async fn remove_if_over(api: &Api<DynamicObject>, found: &DynamicObject, grace: Duration) -> Result<(), Error> {
@@ -309,7 +312,7 @@ enum Write {
 }
 
 /// Writes the newest of it, however often others come in the way.
-async fn persist(registrar: Registrar, key: Key, what: Write) {
+async fn persist(registrar: Registrar, key: Key, what: Write, stop: CancellationToken) {
     let mut warned = false;
     loop {
         let result = match what {
@@ -325,7 +328,9 @@ async fn persist(registrar: Registrar, key: Key, what: Write) {
                 }
             }
         }
-        sleep(AGAIN).await;
+        if stop.run_until_cancelled(sleep(AGAIN)).await.is_none() {
+            return;
+        }
     }
 }
 
@@ -346,14 +351,8 @@ async fn tell_health(registrar: &Registrar, key: &Key) -> Result<(), Error> {
 async fn still_there(registrar: &Registrar, key: &Key) -> Result<(), Error> {
     let api = entries(&registrar.client, &key.0);
     let Some(found) = api.get_opt(&key.1).await? else { return Ok(()) };
-    let controller = found.metadata.annotations.as_ref().and_then(|all| all.get(CONTROLLER));
-    if controller.is_none_or(|controller| **controller != *registrar.instance) {
+    if !is_ours(registrar, &found) {
         return Ok(());
     }
-    let now = Timestamp::now().to_string();
-    annotate(&api, &found, json!({CONNECTED_AT: now})).await?;
-    if let Some(open) = registrar.open.lock().get_mut(key) {
-        open.connected_at = now;
-    }
-    Ok(())
+    annotate(&api, &found, json!({CONNECTED_AT: Timestamp::now().to_string()})).await
 }

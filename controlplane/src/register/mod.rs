@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::kube::Client;
-use jiff::Timestamp;
 use mesh_proto::spiffe::Identity;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -46,11 +45,9 @@ pub struct Registrar {
 }
 
 /// An entry whose proxy is connected here.
-#[derive(Debug, Clone)]
+#[derive(Debug, Default)]
 struct Open {
     streams: usize,
-    /// As it stands in the entry: a later one is of another control plane.
-    connected_at: String,
     health: Option<Health>,
 }
 
@@ -60,8 +57,8 @@ type Health = Result<(), String>;
 /// What is to be written.
 #[derive(Debug)]
 enum Event {
-    /// The last stream of a proxy ended; when it had come.
-    Left(Key, String),
+    /// The last stream of a proxy ended.
+    Left(Key),
     /// A proxy told of its workload.
     Told(Key),
 }
@@ -96,18 +93,13 @@ impl Registrar {
             Status::invalid_argument("a proxy that registers itself must give its address in node.id or INSTANCE_IPS")
         })?;
         let name = entry::name(group, address, &node.network);
-        let connected_at = Timestamp::now().to_string();
-        let wish = desk::Wish { group, name: &name, address, node, caller, connected_at: &connected_at };
-        desk::connect(self, &wish).await?;
+        // Counted before it is written: whatever ends meanwhile is not the last.
         let key: Key = (node.namespace.clone(), name.as_str().into());
-        let mut open = self.open.lock();
-        let one =
-            open.entry(key.clone()).or_insert_with(|| Open { streams: 0, connected_at: String::new(), health: None });
-        one.streams += 1;
-        one.connected_at = connected_at;
-        drop(open);
+        self.open.lock().entry(key.clone()).or_default().streams += 1;
+        let registered = Registered { key, registrar: self.clone() };
+        desk::connect(self, &desk::Wish { group, name: &name, address, node, caller }).await?;
         tracing::info!(node = %node.id, entry = name, "a proxy is registered");
-        Ok(Registered { key, registrar: self.clone() })
+        Ok(registered)
     }
 
     fn tell(&self, event: Event) {
@@ -136,10 +128,9 @@ impl Drop for Registered {
         let mut all = self.registrar.open.lock();
         let Some(open) = all.get_mut(&self.key) else { return };
         open.streams = open.streams.saturating_sub(1);
-        if open.streams == 0
-            && let Some(open) = all.remove(&self.key)
-        {
-            self.registrar.tell(Event::Left(self.key.clone(), open.connected_at));
+        if open.streams == 0 {
+            all.remove(&self.key);
+            self.registrar.tell(Event::Left(self.key.clone()));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Where Ingresses are reached, in their own status: the addresses of the gateway's Service (GA1, MC2).
 //!
-//! Fed by [`crate::source`], on the one replica that [`crate::leader`] elects. What an Ingress says already is asked once; later only what changes
-//! is written.
+//! Fed by [`crate::source`], on the one replica that [`crate::leader`] elects. What an Ingress says already is asked at first and now and then;
+//! between only what changes is written.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -19,6 +19,8 @@ use crate::source::{Address, Exposed};
 
 /// After a round in which something failed.
 const AGAIN: Duration = Duration::from_secs(5);
+/// Between looks at what Ingresses say: one that went and came back at once, or that somebody wrote to, is noticed then.
+const LOOK: Duration = Duration::from_secs(300);
 /// Who wrote it, in the managed fields.
 const MANAGER: &str = "ferromesh-ingress";
 
@@ -43,6 +45,7 @@ pub async fn run(client: Client, mut exposed: watch::Receiver<Arc<Exposed>>, mut
             changed = exposed.changed() => if changed.is_err() { return },
             changed = leads.changed() => if changed.is_err() { return },
             () = sleep(AGAIN), if result.is_err() => {}
+            () = sleep(LOOK) => written.clear(),
         }
     }
 }

@@ -32,11 +32,12 @@ const RESERVED: &[Reserved] = &[
         allowed: &[
             "controlplane/src/source/",
             "controlplane/src/status/",
+            "controlplane/src/register/",
             "controlplane/src/leader.rs",
             "controlplane/src/ca/",
-            "controlplane/src/app.rs",
+            "controlplane/src/app",
         ],
-        why: "only sources watch Kubernetes, and only the CA and writers of status ask it (rule 5)",
+        why: "only sources watch Kubernetes, and only the CA, `register/` and writers of status ask it (rule 5)",
     },
     Reserved {
         within: "",
