@@ -60,7 +60,7 @@ async fn an_ingress_leads_by_host_and_path() -> Result<()> {
         ("nobody.example/echo", "other"),
     ] {
         let answer = client.get(&format!("http://{url}")).send().await?;
-        let found = if answer.status == 200 { answer.field("app") } else { answer.status.as_u16().to_string() };
+        let found = if answer.status == 200 { answer.field("app") } else { answer.status.to_string() };
         assert_eq!(found, expected, "{url}");
     }
     let secure = mesh.gateway(443).over_tls(authority.pem(), None);
