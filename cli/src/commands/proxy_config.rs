@@ -4,28 +4,40 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, bail};
 use jiff::Timestamp;
+use mesh_proto::names::port;
 use serde_json::{Value, json};
 
+use crate::cluster::{Cluster, ClusterArgs};
 use crate::dump::{ConfigDump, cluster, endpoint, listener, route, secret};
-use crate::local::state::State;
+use crate::forward::Forward;
 use crate::output::{Format, HEADING, table};
+use crate::pods::{self, Named};
+use crate::reach::Mesh;
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// What to show
     pub kind: Kind,
-    /// Proxy of the local mesh: NAME or NAME.NAMESPACE, as `meshctl local status` lists them
+    /// Proxy: POD, POD.NAMESPACE or deployment/NAME on a cluster; NAME as `meshctl local status` lists them in the local mesh
     #[arg(required_unless_present = "admin")]
     pub name: Option<String>,
     /// Ask the admin port at this address instead
-    #[arg(long, value_name = "IP:PORT", conflicts_with = "name")]
+    #[arg(long, value_name = "IP:PORT", conflicts_with_all = ["name", "namespace", "kubeconfig", "context"])]
     pub admin: Option<SocketAddr>,
+    /// Namespace of the pod [default: the kubeconfig's]
+    #[arg(short, long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Admin port of proxies in pods
+    #[arg(long, default_value_t = port::ADMIN, value_name = "PORT")]
+    pub proxy_admin_port: u16,
     /// Format
     #[arg(short, long, default_value = "table")]
     pub output: Format,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 /// What to show.
@@ -53,16 +65,56 @@ pub enum Kind {
 /// Everything that is shown, as JSON tells it.
 const KINDS: &[Kind] = &[Kind::Listener, Kind::Route, Kind::Cluster, Kind::Endpoint, Kind::Secret];
 
+/// A proxy's admin port, as this machine reaches it.
+struct Admin {
+    address: SocketAddr,
+    /// Kept open while it is asked.
+    forward: Option<Forward>,
+}
+
+impl Admin {
+    async fn find(args: &Args, directory: &Path) -> Result<Self> {
+        if let Some(address) = args.admin {
+            return Ok(Self { address, forward: None });
+        }
+        let name = args.name.as_deref().context("say which proxy: NAME or --admin IP:PORT")?;
+        match Mesh::choose(&args.cluster, args.namespace.is_some() || name.contains('/'), directory).await? {
+            Mesh::Local(state) => Ok(Self { address: state.proxy(name)?.admin, forward: None }),
+            Mesh::Cluster(cluster) => {
+                let namespace = args.namespace.clone().unwrap_or_else(|| cluster.namespace.clone());
+                let pod = pod(&cluster, name, &namespace).await?;
+                let forward = Forward::open(&cluster, pod, args.proxy_admin_port).await?;
+                Ok(Self { address: forward.address, forward: Some(forward) })
+            }
+        }
+    }
+
+    fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        match &self.forward {
+            Some(forward) => forward.explain(error),
+            None => error,
+        }
+    }
+}
+
+/// The pod that a user means, which must have a proxy.
+pub(crate) async fn pod(cluster: &Cluster, name: &str, namespace: &str) -> Result<Named> {
+    let pod = pods::find(cluster, name, namespace).await?;
+    let named = pods::name(&pod);
+    if pods::proxy(&pod).is_none() {
+        bail!("Pod {named} has no proxy; `meshctl describe pod {}.{}` says why", named.name, named.namespace);
+    }
+    Ok(named)
+}
+
 /// Asks the proxy and prints.
 pub async fn run(args: Args, directory: &Path) -> Result<ExitCode> {
-    let admin = match (args.admin, &args.name) {
-        (Some(admin), _) => admin,
-        (None, Some(name)) => State::read(directory)?.proxy(name)?.admin,
-        (None, None) => anyhow::bail!("say which proxy: NAME or --admin IP:PORT"),
-    };
-    let dump = ConfigDump::fetch(admin).await?;
+    let admin = Admin::find(&args, directory).await?;
+    let dump = ConfigDump::fetch(admin.address).await.map_err(|error| admin.explain(error))?;
     let endpoints = match args.kind {
-        Kind::Endpoint | Kind::All => endpoint::fetch(admin).await?,
+        Kind::Endpoint | Kind::All => {
+            endpoint::fetch(admin.address).await.map_err(|error| admin.explain(error))?
+        }
         _ => Value::Null,
     };
     let shown: Vec<Kind> = if args.kind == Kind::All { KINDS.to_vec() } else { vec![args.kind] };

@@ -7,6 +7,7 @@ mod document;
 pub mod file;
 mod kinds;
 pub mod kube;
+mod live;
 mod locate;
 pub mod merge;
 mod namespaces;
@@ -23,6 +24,7 @@ pub use document::{Document, Outcome, read};
 pub(crate) use document::{full_path, judge};
 pub use file::{FileError, FileSource, Scan};
 pub use kube::{KubeError, KubeSettings, KubeSource};
+pub use live::Live;
 pub use merge::Merge;
 
 /// What a source says.
