@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    analyze, bookinfo, check, completion, create_remote_secret, dashboard, demo, describe, inject, install, local, manifest, proxy_config,
-    proxy_status, tag, uninstall, validate, version,
+    analyze, bookinfo, bug_report, check, completion, create_remote_secret, dashboard, demo, describe, inject, install,
+    local, manifest, proxy_config, proxy_status, tag, uninstall, validate, version,
 };
 use crate::local::state;
 
@@ -64,6 +64,8 @@ pub enum Command {
     /// Put the sidecar into workloads of files, as the webhook does on a cluster
     #[command(alias = "kube-inject")]
     Inject(inject::Args),
+    /// Collect what helps others to see what is wrong with a mesh
+    BugReport(bug_report::Args),
     /// Show versions of this program and of a running control plane
     Version(version::Args),
     /// Run a part of the demo's application, as pods do
@@ -108,6 +110,7 @@ impl Cli {
                 Command::Validate(args) => validate::run(&args),
                 Command::Analyze(args) => analyze::run(args).await,
                 Command::Inject(args) => inject::run(&args),
+                Command::BugReport(args) => bug_report::run(args).await,
                 Command::Version(args) => version::run(args, &directory).await,
                 Command::Bookinfo(args) => bookinfo::run(&args).await,
                 Command::Completion(args) => completion::run(&args),
@@ -162,6 +165,7 @@ mod tests {
             "meshctl analyze -n shop --failureThreshold=Info -S IST0109=*",
             "meshctl inject -f a.yaml --mesh-config m.yaml --injection-settings i.yaml",
             "meshctl kube-inject -f -",
+            "meshctl bug-report --include shop,bank --include a --exclude b --duration 1h30m -o a.tgz",
             "meshctl --state-dir /tmp/x version -o json",
             "meshctl completion bash",
             "meshctl bookinfo reviews-v2 --port 8080",
@@ -184,6 +188,7 @@ mod tests {
             "meshctl dashboard",
             "meshctl describe pod",
             "meshctl describe node a",
+            "meshctl bug-report --duration yesterday",
             "meshctl dashboard proxy",
             "meshctl analyze -A -n shop",
             "meshctl proxy-status --control-plane 127.0.0.1:1 -n shop",

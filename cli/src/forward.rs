@@ -55,7 +55,8 @@ impl Forward {
     /// The address is taken, there is no such pod, it does not run, or the user may not.
     pub async fn at(cluster: &Cluster, pod: Named, port: u16, local: SocketAddr) -> Result<Self> {
         let listener = TcpListener::bind(local).await;
-        let listener = listener.with_context(|| format!("cannot listen at {local}; choose another port with --port"))?;
+        let listener =
+            listener.with_context(|| format!("cannot listen at {local}; choose another port with --port"))?;
         let address = listener.local_addr()?;
         let api: Api<Pod> = Api::namespaced(cluster.client.clone(), &pod.namespace);
         let target = Target { pod, port };

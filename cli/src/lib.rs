@@ -1,9 +1,12 @@
 //! `meshctl`: every command of the mesh's command line, and the whole mesh on one machine (`demo`, `local`).
 //!
 //! [`cli`] reads the command line, [`commands`] has one file a command, [`local`] and [`demo`] run meshes in this process, [`install`] brings one
-//! into a [`cluster`] and [`check`] looks at it there,
+//! into a [`cluster`] and [`check`] looks at it there. [`reach`] says which mesh is asked, [`pods`] finds its parts and [`forward`] reaches
+//! them, [`live`] reads its objects, which [`describe`], [`workloads`] and [`findings`] put into words and [`bug_report`]
+//! collects;
 //! [`dump`] and [`metrics`] read what proxies tell of themselves, [`output`] prints.
 
+pub mod bug_report;
 pub mod check;
 pub mod cli;
 pub mod cluster;
@@ -21,3 +24,4 @@ pub mod metrics;
 pub mod output;
 pub mod pods;
 pub mod reach;
+pub mod workloads;

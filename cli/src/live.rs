@@ -10,6 +10,7 @@ use kube::api::{Api, ApiResource, DynamicObject, ListParams};
 use mesh_controlplane::validate::MESH_CONFIG_NAME;
 use mesh_proto::crd::KINDS;
 use mesh_proto::names::ROOT_NAMESPACE;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::cluster::{Cluster, id};
@@ -82,6 +83,12 @@ pub async fn list(cluster: &Cluster, resource: &ApiResource, namespace: Option<&
             None => return Ok(found),
         }
     }
+}
+
+/// The objects of a kind in the API's own types. One that they cannot read is left out; the mesh's own reader says why.
+pub fn typed<T: DeserializeOwned>(trees: &[Value], kind: &str) -> Vec<T> {
+    let of_kind = trees.iter().filter(|tree| tree["kind"] == kind);
+    of_kind.filter_map(|tree| serde_json::from_value(tree.clone()).ok()).collect()
 }
 
 /// Everything that configures the mesh, in all namespaces: Istio's objects, Services, Namespaces, and the settings of a revision's control

@@ -2,10 +2,13 @@
 //!
 //! Every command that asks a part of the mesh on a [`crate::cluster`] finds its pod here, and reaches it by [`crate::forward`].
 
+use std::collections::BTreeMap;
+
 use anyhow::{Result, bail};
-use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{Container, ContainerStatus, Pod, PodTemplateSpec};
 use kube::api::{Api, ApiResource, DynamicObject, ListParams};
-use mesh_controlplane::inject::PROXY;
+use mesh_controlplane::inject::{Decision, PROXY, Settings, Subject, decide};
+use mesh_proto::names::label;
 use serde_json::Value;
 
 use crate::cluster::Cluster;
@@ -215,11 +218,24 @@ pub fn proxy(pod: &Pod) -> Option<Proxy<'_>> {
     let native = spec.init_containers.iter().flatten().find(named);
     let container = native.or_else(|| spec.containers.iter().find(named))?;
     let status = pod.status.as_ref();
-    let statuses = status.into_iter().flat_map(|status| {
-        status.init_container_statuses.iter().chain(&status.container_statuses).flatten()
-    });
+    let statuses = status
+        .into_iter()
+        .flat_map(|status| status.init_container_statuses.iter().chain(&status.container_statuses).flatten());
     let status = statuses.into_iter().find(|status| status.name == PROXY);
     Some(Proxy { container, status, native: native.is_some() })
+}
+
+/// Whether a pod would get a proxy if it were made now, and why, as the control plane of the revision decides that its namespace asks for.
+pub fn injection(pod: &Pod, namespace: &str, labels: Option<&BTreeMap<String, String>>) -> Decision {
+    let template = PodTemplateSpec { metadata: Some(pod.metadata.clone()), spec: pod.spec.clone() };
+    let none = BTreeMap::new();
+    let labels = labels.unwrap_or(&none);
+    let own = pod.metadata.labels.as_ref().and_then(|labels| labels.get(label::REVISION));
+    let mut settings = Settings::default();
+    if let Some(revision) = labels.get(label::REVISION).or(own) {
+        settings.revision.clone_from(revision);
+    }
+    decide(&Subject { namespace, namespace_labels: Some(labels), pod: &template }, &settings)
 }
 
 /// `NAMESPACE/NAME` of a pod.
@@ -250,7 +266,8 @@ mod tests {
 
     #[test]
     fn a_pod_that_is_ready_is_taken_before_one_that_runs() {
-        let pods = |all: &[(&str, &str, &str)]| all.iter().map(|(name, phase, ready)| pod(name, phase, ready)).collect();
+        let pods =
+            |all: &[(&str, &str, &str)]| all.iter().map(|(name, phase, ready)| pod(name, phase, ready)).collect();
         for (all, expected) in [
             (&[("a", "Running", "False"), ("b", "Running", "True"), ("c", "Pending", "False")][..], Some("b")),
             (&[("a", "Running", "False")], Some("a")),

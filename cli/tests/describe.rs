@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use meshctl::describe::{Known, pod, service, text};
+use meshctl::output::plain;
 use meshctl::pods::Named;
 use serde::Deserialize as _;
 use serde_json::Value;
@@ -19,6 +20,7 @@ const CASES: &[(&str, &str, &str)] = &[
     ("shop", "service", "reviews.shop"),
     ("trouble", "pod", "outside.shop"),
     ("trouble", "pod", "late.shop"),
+    ("trouble", "pod", "meshed.shop"),
     ("trouble", "pod", "alone.other"),
     ("trouble", "service", "web.shop"),
     ("trouble", "service", "nobody.shop"),
@@ -50,7 +52,7 @@ fn describe(known: &Known, kind: &str, name: &str) -> (String, Value) {
             (text::service(&described), serde_json::to_value(&described).unwrap())
         }
     };
-    (anstream::adapter::strip_str(&page).to_string(), value)
+    (plain(&page), value)
 }
 
 #[test]

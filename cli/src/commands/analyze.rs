@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use k8s_openapi::api::core::v1::Pod;
+use mesh_controlplane::model::Kind;
 use mesh_controlplane::source::{FileSource, Live};
 use mesh_controlplane::validate::{self, Severity};
 
@@ -15,6 +17,7 @@ use crate::findings::{self, Finding};
 use crate::live;
 use crate::local::definition;
 use crate::output::{BAD, Format, GOOD, NOTE};
+use crate::workloads;
 
 /// Exit code where something is found, as istioctl's.
 const FOUND: u8 = 79;
@@ -104,9 +107,9 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let (trees, own) = match args.use_kube {
         true => {
             let cluster = args.cluster.connect().await?;
-            let slices = [live::core("discovery.k8s.io", "EndpointSlice", "endpointslices")];
-            let trees =
-                live::configuration(&cluster, &args.cluster.namespace, args.revision.as_deref(), &slices).await?;
+            let more =
+                [live::core("", "Pod", "pods"), live::core("discovery.k8s.io", "EndpointSlice", "endpointslices")];
+            let trees = live::configuration(&cluster, &args.cluster.namespace, args.revision.as_deref(), &more).await?;
             (trees, Some(cluster.namespace))
         }
         false => (Vec::new(), None),
@@ -115,8 +118,12 @@ pub async fn run(args: Args) -> Result<ExitCode> {
         Some(name) if !args.all_namespaces => Scope::One(name),
         _ => Scope::All,
     };
-    let live = Live::read(trees);
-    let mut found = FileSource::new(&args.files)?.over(live).scan().findings;
+    let pods: Vec<Pod> = live::typed(&trees, "Pod");
+    let mut source = FileSource::new(&args.files)?.over(Live::read(trees));
+    let mut found = source.scan().findings;
+    if args.use_kube {
+        found.extend(workloads::findings(source.objects().map(AsRef::as_ref), &pods));
+    }
     found.retain(|finding| {
         finding.severity >= args.output_threshold.severity()
             && scope.holds(finding)
@@ -136,14 +143,12 @@ enum Scope {
 }
 
 impl Scope {
-    /// Files were named to be looked at, wherever their objects belong; and what belongs to no namespace concerns all.
+    /// Files were named to be looked at, wherever their objects belong.
     fn holds(&self, finding: &validate::Finding) -> bool {
-        match (self, &finding.key) {
-            (Self::All, _) | (_, None) => true,
-            (Self::One(name), Some(key)) => {
-                finding.origin.file.is_some() || key.namespace.is_empty() || *key.namespace == **name
-            }
-        }
+        let (Self::One(name), Some(key)) = (self, &finding.key) else { return true };
+        let own = if key.kind == Kind::Namespace { &key.name } else { &key.namespace };
+        // What belongs to no namespace concerns all.
+        finding.origin.file.is_some() || own.is_empty() || **own == **name
     }
 }
 
@@ -178,7 +183,8 @@ impl std::str::FromStr for Suppression {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (code, object) = text.split_once('=').ok_or("write CODE=KIND NAME.NAMESPACE, such as IST0109=VirtualService *")?;
+        let (code, object) =
+            text.split_once('=').ok_or("write CODE=KIND NAME.NAMESPACE, such as IST0109=VirtualService *")?;
         Ok(Self { code: code.to_owned(), object: object.to_owned() })
     }
 }
@@ -210,7 +216,7 @@ fn matches(pattern: &str, text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use mesh_controlplane::model::{Key, Kind, Origin};
+    use mesh_controlplane::model::{Key, Origin};
     use serde_json::json;
 
     use super::*;
@@ -268,7 +274,10 @@ mod tests {
         let found: Vec<Finding> = scan(&[]).iter().map(Finding::from).collect();
         let page = anstream::adapter::strip_str(&page(&found, &Scope::All)).to_string();
         assert!(page.contains("VirtualService shop/web: http[0].route[0].destination.host: no Service"), "{page}");
-        assert!(page.contains("--> in cluster") && page.ends_with("1 errors, 0 warnings, 0 notes in all namespaces"), "{page}");
+        assert!(
+            page.contains("--> in cluster") && page.ends_with("1 errors, 0 warnings, 0 notes in all namespaces"),
+            "{page}"
+        );
         // The file mends it, and refers to the Service of the cluster.
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("a.json");

@@ -52,12 +52,9 @@ impl Asked {
     }
 
     async fn known(&self, cluster: &Cluster) -> Result<Known> {
-        let workloads = [
-            live::core("", "Pod", "pods"),
-            live::core("discovery.k8s.io", "EndpointSlice", "endpointslices"),
-        ];
-        let trees =
-            live::configuration(cluster, &self.cluster.namespace, self.revision.as_deref(), &workloads).await?;
+        let workloads =
+            [live::core("", "Pod", "pods"), live::core("discovery.k8s.io", "EndpointSlice", "endpointslices")];
+        let trees = live::configuration(cluster, &self.cluster.namespace, self.revision.as_deref(), &workloads).await?;
         Ok(Known::read(trees))
     }
 }

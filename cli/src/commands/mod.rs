@@ -2,6 +2,7 @@
 
 pub mod analyze;
 pub mod bookinfo;
+pub mod bug_report;
 pub mod check;
 pub mod completion;
 pub mod create_remote_secret;

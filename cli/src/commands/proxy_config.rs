@@ -112,9 +112,7 @@ pub async fn run(args: Args, directory: &Path) -> Result<ExitCode> {
     let admin = Admin::find(&args, directory).await?;
     let dump = ConfigDump::fetch(admin.address).await.map_err(|error| admin.explain(error))?;
     let endpoints = match args.kind {
-        Kind::Endpoint | Kind::All => {
-            endpoint::fetch(admin.address).await.map_err(|error| admin.explain(error))?
-        }
+        Kind::Endpoint | Kind::All => endpoint::fetch(admin.address).await.map_err(|error| admin.explain(error))?,
         _ => Value::Null,
     };
     let shown: Vec<Kind> = if args.kind == Kind::All { KINDS.to_vec() } else { vec![args.kind] };

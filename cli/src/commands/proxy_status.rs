@@ -53,8 +53,7 @@ pub async fn run(args: Args, directory: &Path) -> Result<ExitCode> {
         None => match Mesh::choose(&args.cluster, args.revision.is_some(), directory).await? {
             Mesh::Local(state) => syncz(state.monitoring).await?,
             Mesh::Cluster(cluster) => {
-                let planes =
-                    pods::control_planes(&cluster, &args.cluster.namespace, args.revision.as_deref()).await?;
+                let planes = pods::control_planes(&cluster, &args.cluster.namespace, args.revision.as_deref()).await?;
                 of_replicas(&cluster, &planes).await?
             }
         },

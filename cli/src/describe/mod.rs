@@ -10,18 +10,18 @@ pub mod service;
 pub mod text;
 pub mod view;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use mesh_controlplane::model::{Change, Interception, Key, Kind, Model, Name, Node, NodeKind, PushContext, Spec};
 use mesh_controlplane::source::Live;
-use mesh_controlplane::validate::{Finding, MESH_CONFIG_KEY, MESH_CONFIG_NAME, mesh_config};
+use mesh_controlplane::validate::{Finding, MESH_CONFIG_KEY, MESH_CONFIG_NAME, Severity, mesh_config};
 use mesh_proto::crd;
 use mesh_proto::names::annotation;
 use serde_json::Value;
 
-use crate::pods;
+use crate::{live, pods};
 
 /// What there is.
 #[derive(Debug)]
@@ -34,31 +34,50 @@ pub struct Known {
     gateways: BTreeMap<String, crd::Gateway>,
     /// Labels of namespaces.
     namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Objects that are good.
+    keys: BTreeSet<Key>,
     findings: Vec<Finding>,
 }
 
 impl Known {
     /// Reads objects as the API server writes them, with `apiVersion` and `kind`.
     pub fn read(trees: Vec<Value>) -> Self {
-        let pods = read(&trees, "Pod");
-        let namespaces = read(&trees, "Namespace").into_iter().map(|one: Namespace| {
-            (one.metadata.name.unwrap_or_default(), one.metadata.labels.unwrap_or_default())
-        });
+        let pods = live::typed(&trees, "Pod");
+        let namespaces = live::typed(&trees, "Namespace")
+            .into_iter()
+            .map(|one: Namespace| (one.metadata.name.unwrap_or_default(), one.metadata.labels.unwrap_or_default()));
         let namespaces = namespaces.collect();
-        let live = Live::read(trees);
-        let mut model = Model::new(mesh(&live));
-        model.apply(live.objects().cloned().map(Change::Set).collect());
-        let gateways = live.objects().filter_map(|object| match &object.spec {
+        let judged = Live::read(trees);
+        let mut model = Model::new(mesh(&judged));
+        model.apply(judged.objects().cloned().map(Change::Set).collect());
+        let gateways = judged.objects().filter_map(|object| match &object.spec {
             Spec::Gateway(spec) => Some((format!("{}/{}", object.key.namespace, object.key.name), spec.clone())),
             _ => None,
         });
-        Self { context: model.context(), pods, gateways: gateways.collect(), namespaces, findings: live.findings() }
+        Self {
+            context: model.context(),
+            pods,
+            gateways: gateways.collect(),
+            namespaces,
+            keys: judged.objects().map(|object| object.key.clone()).collect(),
+            findings: judged.findings(),
+        }
     }
 
-    /// What is found of these objects, in words.
-    fn findings(&self, keys: &[Key]) -> Vec<String> {
-        let about = |finding: &&Finding| finding.key.as_ref().is_some_and(|key| keys.contains(key));
-        self.findings.iter().filter(about).map(Finding::statement).collect()
+    /// What is found of these objects, in words; and of those of a namespace, and of the mesh's, that are refused: any of them could have
+    /// been meant for what is described.
+    fn findings(&self, keys: &[Key], namespace: &str) -> Vec<String> {
+        let root = &self.context.mesh.root_namespace;
+        let words = self.findings.iter().filter_map(|finding| {
+            let key = finding.key.as_ref()?;
+            if keys.contains(key) {
+                return Some(finding.statement());
+            }
+            let refused = finding.severity == Severity::Error && !self.keys.contains(key);
+            let near = *key.namespace == *namespace || *key.namespace == **root;
+            (refused && near).then(|| format!("not in force: {}", finding.statement()))
+        });
+        words.collect()
     }
 
     /// A pod by name.
@@ -66,12 +85,6 @@ impl Known {
         let is = |text: &Option<String>, wanted: &str| text.as_deref() == Some(wanted);
         self.pods.iter().find(|pod| is(&pod.metadata.name, name) && is(&pod.metadata.namespace, namespace))
     }
-}
-
-/// Objects of a kind; one that the API server's own types cannot read is none that runs.
-fn read<T: serde::de::DeserializeOwned>(trees: &[Value], kind: &str) -> Vec<T> {
-    let of_kind = trees.iter().filter(|tree| tree["kind"] == kind);
-    of_kind.filter_map(|tree| serde_json::from_value(tree.clone()).ok()).collect()
 }
 
 /// The mesh's settings; its defaults where none are written down, or none that can be read (a finding says so).

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec};
-use mesh_controlplane::inject::{PROXY, Settings, Subject, decide};
+use k8s_openapi::api::core::v1::Pod;
+use mesh_controlplane::inject::PROXY;
 use mesh_controlplane::model::{Config, Node, NodeKind, Service};
 use mesh_proto::crd;
 use mesh_proto::names::{annotation, label};
@@ -111,9 +111,7 @@ pub fn describe(known: &Known, named: &Named) -> Result<PodDescription> {
         warnings.extend(unmatched(&services, &ports));
     }
     let (mtls, authorization) = match &proxy {
-        Some(_) => {
-            (Some(MtlsView::of(known, &node, &mut shown)), policies(known, &node, &mut shown))
-        }
+        Some(_) => (Some(MtlsView::of(known, &node, &mut shown)), policies(known, &node, &mut shown)),
         None => (None, Vec::new()),
     };
     if let Some(mtls) = mtls.as_ref().filter(|_| node.kind == NodeKind::Sidecar) {
@@ -122,7 +120,7 @@ pub fn describe(known: &Known, named: &Named) -> Result<PodDescription> {
     }
     let gateways = known.context.gateways(&node);
     shown.extend(gateways.iter().map(|gateway| gateway.key.clone()));
-    warnings.extend(known.findings(&shown));
+    warnings.extend(known.findings(&shown, namespace));
     let workload = known.context.workload(&node).map(|workload| workload.workload_name.to_string());
     Ok(PodDescription {
         name: name.clone(),
@@ -160,8 +158,9 @@ fn served(known: &Known, node: &Node) -> Vec<std::sync::Arc<Service>> {
 
 fn gateway(gateway: &std::sync::Arc<Config<crd::Gateway>>) -> String {
     let servers = gateway.spec.servers.iter();
-    let servers: Vec<String> =
-        servers.map(|server| format!("{} {} {}", server.port.number, server.port.protocol, server.hosts.join("|"))).collect();
+    let servers: Vec<String> = servers
+        .map(|server| format!("{} {} {}", server.port.number, server.port.protocol, server.hosts.join("|")))
+        .collect();
     format!("{}: {}", gateway.key, servers.join(", "))
 }
 
@@ -180,15 +179,7 @@ fn proxy(pod: &Pod, node: &Node) -> Option<ProxyView> {
 
 /// Why a pod has no proxy, in the words of the one who decides it.
 fn outside(known: &Known, pod: &Pod, namespace: &str) -> String {
-    let template = PodTemplateSpec { metadata: Some(pod.metadata.clone()), spec: pod.spec.clone() };
-    let labels = known.namespaces.get(namespace).cloned().unwrap_or_default();
-    let pods_own = pod.metadata.labels.as_ref().and_then(|labels| labels.get(label::REVISION));
-    let mut settings = Settings::default();
-    // Whichever revision is asked for, its control plane would decide.
-    if let Some(revision) = labels.get(label::REVISION).or(pods_own) {
-        settings.revision.clone_from(revision);
-    }
-    let decision = decide(&Subject { namespace, namespace_labels: Some(&labels), pod: &template }, &settings);
+    let decision = pods::injection(pod, namespace, known.namespaces.get(namespace));
     if decision.inject {
         return "it is not in the mesh: it has no proxy, though it would get one now; it was made before that was asked for, so make it anew, \
                 such as by `kubectl rollout restart`"
@@ -212,10 +203,11 @@ fn telemetry(node: &Node) -> Vec<String> {
 fn ports(pod: &Pod) -> Vec<ContainerPort> {
     let containers = pod.spec.iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers));
     let ports = containers.flat_map(|container| {
-        container.ports.iter().flatten().map(|port| ContainerPort {
-            number: port.container_port,
-            container: container.name.clone(),
-        })
+        container
+            .ports
+            .iter()
+            .flatten()
+            .map(|port| ContainerPort { number: port.container_port, container: container.name.clone() })
     });
     ports.collect()
 }
@@ -223,7 +215,10 @@ fn ports(pod: &Pod) -> Vec<ContainerPort> {
 /// Services that select it and mean ports that it does not name; and if there is no service at all, that.
 fn unmatched(services: &[ServiceView], ports: &[ContainerPort]) -> Vec<String> {
     if services.is_empty() {
-        return vec!["no Service has it for a pod, so that others reach it by its address only, without routes or balancing".to_owned()];
+        return vec![
+            "no Service has it for a pod, so that others reach it by its address only, without routes or balancing"
+                .to_owned(),
+        ];
     }
     let mut own = ports.iter().filter(|port| port.container != PROXY).peekable();
     // Naming ports is a courtesy; where none is named nothing follows.

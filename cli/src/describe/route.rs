@@ -126,7 +126,9 @@ pub(super) fn words(path: &str, value: &Value, out: &mut Vec<String>) {
         Value::Number(number) if number.as_f64() == Some(0.0) => {}
         Value::String(text) if text.is_empty() => {}
         // The only object that says something by being empty is the condition that a header is there.
-        Value::Object(fields) if fields.is_empty() && path.split(' ').count() > 1 => out.push(format!("{path} present")),
+        Value::Object(fields) if fields.is_empty() && path.split(' ').count() > 1 => {
+            out.push(format!("{path} present"))
+        }
         Value::Object(fields) => fields.iter().for_each(|(name, value)| words(&below(name), value, out)),
         Value::Array(items) if items.iter().all(|item| !item.is_object()) => {
             let items: Vec<String> = items.iter().map(scalar).collect();

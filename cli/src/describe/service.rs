@@ -88,7 +88,7 @@ pub fn describe(known: &Known, named: &Named) -> Result<ServiceDescription> {
     authorization.sort_by(|one, other| (other.action, &one.object).cmp(&(one.action, &other.object)));
     authorization.dedup();
     warnings.extend(doubts(known, namespace, service.selector.is_some(), &members));
-    warnings.extend(known.findings(&shown));
+    warnings.extend(known.findings(&shown, namespace));
     Ok(ServiceDescription {
         name: name.clone(),
         namespace: namespace.clone(),

@@ -92,7 +92,7 @@ fn service_view(page: &mut Page, view: &ServiceView) {
         let name = if port.name.is_empty() { String::new() } else { format!(" {}", port.name) };
         let target = port.pod_port.map_or(String::new(), |number| format!(" to port {number} of the pod"));
         let (number, protocol, endpoints) = (port.number, &port.protocol, port.endpoints);
-        page.line(1, format!("port {number}{name}, {protocol}{target}, {endpoints} endpoints ready"));
+        page.line(1, format!("port {number}{name}, {protocol}{target}, {} ready", many(endpoints, "endpoint")));
     }
     if let Some(rule) = &view.destination_rule {
         page.line(1, &rule.object);
@@ -100,7 +100,7 @@ fn service_view(page: &mut Page, view: &ServiceView) {
             let labels: Vec<String> = subset.labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
             let labels = if labels.is_empty() { "all pods".to_owned() } else { labels.join(",") };
             let holds = if subset.holds_pod == Some(true) { ", this pod among them" } else { "" };
-            page.line(2, format!("subset {} ({labels}): {} pods ready{holds}", subset.name, subset.pods));
+            page.line(2, format!("subset {} ({labels}): {} ready{holds}", subset.name, many(subset.pods, "pod")));
         }
         for phrase in &rule.policy {
             page.line(2, phrase);
@@ -149,7 +149,7 @@ fn authorization(page: &mut Page, policies: &[PolicyView]) {
         page.line(1, "authorization: no policy, so everybody may call");
     }
     for policy in policies {
-        page.line(1, format!("{}: {}, {} rules", policy.action, policy.object, policy.rules));
+        page.line(1, format!("{}: {}, {}", policy.action, policy.object, many(policy.rules, "rule")));
     }
     if policies.iter().any(|policy| policy.action == "ALLOW") {
         page.line(1, "what no ALLOW policy matches is refused");
@@ -164,6 +164,10 @@ fn warnings(page: &mut Page, warnings: &[String]) {
     for warning in warnings {
         page.line(1, format!("{NOTE}!{NOTE:#} {warning}"));
     }
+}
+
+fn many(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 fn ready(ready: bool) -> String {

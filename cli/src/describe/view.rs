@@ -121,7 +121,13 @@ impl Viewer<'_> {
             }
         }
         let ports = self.ports(service, warnings);
-        ServiceView { host: service.host.to_string(), ports, destination_rule, routes, exposed: self.exposed(service, shown) }
+        ServiceView {
+            host: service.host.to_string(),
+            ports,
+            destination_rule,
+            routes,
+            exposed: self.exposed(service, shown),
+        }
     }
 
     fn ports(&self, service: &Service, warnings: &mut Vec<String>) -> Vec<PortView> {
@@ -196,9 +202,11 @@ impl Viewer<'_> {
     fn exposed(&self, service: &Service, shown: &mut Vec<Key>) -> Vec<Exposure> {
         let mut found = Vec::new();
         for (name, gateway) in &self.known.gateways {
-            let selected = self.known.pods.iter().find(|pod| {
-                pod.metadata.labels.as_ref().is_some_and(|labels| selects(&gateway.selector, labels))
-            });
+            let selected = self
+                .known
+                .pods
+                .iter()
+                .find(|pod| pod.metadata.labels.as_ref().is_some_and(|labels| selects(&gateway.selector, labels)));
             let namespace = name.split('/').next().unwrap_or_default();
             let edge = selected.map_or_else(|| client(namespace, "gateway"), node);
             for config in self.known.context.virtual_services(&Node { kind: NodeKind::Router, ..edge.clone() }, name) {

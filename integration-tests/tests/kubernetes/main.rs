@@ -9,6 +9,7 @@ mod gate;
 mod identity;
 mod injection;
 mod install;
+mod meshctl;
 mod plane;
 mod server;
 mod sources;
