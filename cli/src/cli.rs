@@ -157,6 +157,8 @@ mod tests {
             "meshctl pc endpoints deployment/web -n shop --proxy-admin-port 15001 --kubeconfig k",
             "meshctl describe pod deployment/web -n shop -o json",
             "meshctl describe svc web.shop --revision canary",
+            "meshctl proxy-config log web.shop --level info,http:debug",
+            "meshctl pc bootstrap web -n shop",
             "meshctl dashboard controlplane --browser=false -p 15014",
             "meshctl d envoy web.shop --browser --address 0.0.0.0",
             "meshctl validate -f deploy/samples/bookinfo",

@@ -70,7 +70,7 @@ impl Forward {
     pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         let said = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
         match said {
-            Some(said) => anyhow!("{}: {said}; does the container run, and listen there?", self.target),
+            Some(said) => anyhow!("{}: {}; does the container run, and listen there?", self.target, said.trim()),
             None => error.context(self.target.to_string()),
         }
     }

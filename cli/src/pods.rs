@@ -232,7 +232,9 @@ pub fn injection(pod: &Pod, namespace: &str, labels: Option<&BTreeMap<String, St
     let labels = labels.unwrap_or(&none);
     let own = pod.metadata.labels.as_ref().and_then(|labels| labels.get(label::REVISION));
     let mut settings = Settings::default();
-    if let Some(revision) = labels.get(label::REVISION).or(own) {
+    // Beside the other label, which means the default revision, it says nothing.
+    let asked = labels.get(label::REVISION).or(own).filter(|_| !labels.contains_key(label::INJECTION));
+    if let Some(revision) = asked {
         settings.revision.clone_from(revision);
     }
     decide(&Subject { namespace, namespace_labels: Some(labels), pod: &template }, &settings)

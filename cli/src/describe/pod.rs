@@ -41,7 +41,7 @@ pub struct PodDescription {
     /// Gateways that it serves, if it is a gateway.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<String>,
-    /// Which TLS it accepts; absent outside the mesh.
+    /// Which TLS it accepts; absent outside the mesh, and for gateways.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtls: Option<MtlsView>,
     /// Policies that hold for it; none outside the mesh.
@@ -111,10 +111,10 @@ pub fn describe(known: &Known, named: &Named) -> Result<PodDescription> {
         warnings.extend(unmatched(&services, &ports));
     }
     let (mtls, authorization) = match &proxy {
-        Some(_) => (Some(MtlsView::of(known, &node, &mut shown)), policies(known, &node, &mut shown)),
+        Some(_) => (MtlsView::of(known, &node, &mut shown), policies(known, &node, &mut shown)),
         None => (None, Vec::new()),
     };
-    if let Some(mtls) = mtls.as_ref().filter(|_| node.kind == NodeKind::Sidecar) {
+    if let Some(mtls) = &mtls {
         let conflicts = served.iter().zip(&services).filter_map(|(one, view)| mtls.conflict(known, &node, one, view));
         warnings.extend(conflicts);
     }

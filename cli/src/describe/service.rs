@@ -38,7 +38,7 @@ pub struct Member {
     pub ready: bool,
     /// Whether it is in the mesh.
     pub proxy: bool,
-    /// Which TLS it accepts; absent outside the mesh.
+    /// Which TLS it accepts; absent outside the mesh, and for gateways.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtls: Option<MtlsView>,
     /// Subsets that it is in.
@@ -79,7 +79,7 @@ pub fn describe(known: &Known, named: &Named) -> Result<ServiceDescription> {
             name: node.name.to_string(),
             ready: pods::is_ready(pod),
             proxy,
-            mtls: proxy.then(|| MtlsView::of(known, &node, &mut shown)),
+            mtls: if proxy { MtlsView::of(known, &node, &mut shown) } else { None },
             subsets: holding.map(|subset| subset.name.clone()).collect(),
         });
     }

@@ -52,9 +52,11 @@ pub fn pod(described: &PodDescription) -> String {
     for one in &described.services {
         service_view(&mut page, one);
     }
-    if let Some(one) = &described.mtls {
+    if described.proxy.is_some() {
         page.heading("What it accepts");
-        page.line(1, format!("mTLS: {}", mtls(one)));
+        if let Some(one) = &described.mtls {
+            page.line(1, format!("mTLS: {}", mtls(one)));
+        }
         authorization(&mut page, &described.authorization);
     }
     warnings(&mut page, &described.warnings);
@@ -71,14 +73,15 @@ pub fn service(described: &ServiceDescription) -> String {
     }
     for member in &described.pods {
         let tls = match &member.mtls {
-            Some(one) => format!("mTLS {}", mtls(one)),
-            None => format!("{BAD}outside the mesh{BAD:#}"),
+            Some(one) => format!(", mTLS {}", mtls(one)),
+            None if member.proxy => String::new(),
+            None => format!(", {BAD}outside the mesh{BAD:#}"),
         };
         let subsets = match member.subsets.as_slice() {
             [] => String::new(),
             subsets => format!(", subset {}", subsets.join(", ")),
         };
-        page.line(1, format!("{}: {}, {tls}{subsets}", member.name, ready(member.ready)));
+        page.line(1, format!("{}: {}{tls}{subsets}", member.name, ready(member.ready)));
     }
     page.heading("Who may call");
     authorization(&mut page, &described.authorization);

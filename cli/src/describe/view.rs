@@ -132,10 +132,12 @@ impl Viewer<'_> {
 
     fn ports(&self, service: &Service, warnings: &mut Vec<String>) -> Vec<PortView> {
         let context = &self.known.context;
+        let at_edge = self.pod.is_some() && self.node.kind == NodeKind::Router;
         let targets = if self.pod.is_some() { context.targets(self.node) } else { Vec::new() };
         let view = |port: &mesh_controlplane::model::ServicePort| {
             let target = targets.iter().find(|one| one.service.host == service.host && one.port == *port);
-            if port.protocol == Protocol::Unknown {
+            // What a gateway's ports speak is said by Gateways.
+            if port.protocol == Protocol::Unknown && !at_edge {
                 warnings.push(format!(
                     "port {} of {} names no protocol, so that it is found out by looking at each connection; set appProtocol or begin its name \
                      with one, such as http-{}",
@@ -244,15 +246,19 @@ pub struct MtlsView {
 }
 
 impl MtlsView {
-    pub(super) fn of(known: &Known, node: &Node, shown: &mut Vec<Key>) -> Self {
+    /// Of a sidecar; what a gateway accepts is said by its Gateways.
+    pub(super) fn of(known: &Known, node: &Node, shown: &mut Vec<Key>) -> Option<Self> {
+        if node.kind == NodeKind::Router {
+            return None;
+        }
         let mtls = known.context.mtls(&node.namespace, &node.labels);
         let by = known.context.peer_authentications(&node.namespace, &node.labels);
         shown.extend(by.iter().map(|one| one.key.clone()));
-        Self {
+        Some(Self {
             mode: mode(mtls.default),
             ports: mtls.ports.iter().map(|(port, one)| (*port, mode(*one))).collect(),
             by: by.iter().map(|one| one.key.to_string()).collect(),
-        }
+        })
     }
 
     /// What a client's DestinationRule does to it, where both do not fit.

@@ -21,6 +21,9 @@ pub async fn meshctl_reads_the_cluster(cluster: &Cluster) -> Result<()> {
         &["reviews.default.svc.cluster.local", "DIRECTION"],
     )?;
     says(cluster, &["proxy-config", "endpoints", &format!("{pod}.{APPS}")], &["HEALTHY"])?;
+    says(cluster, &["proxy-config", "bootstrap", pod, "-n", APPS], &["\"node\"", pod])?;
+    says(cluster, &["proxy-config", "log", pod, "-n", APPS, "--level", "info,http:debug"], &["http=debug"])?;
+    says(cluster, &["proxy-config", "log", pod, "-n", APPS, "--level", "info"], &["active loggers"])?;
     says(
         cluster,
         &["describe", "pod", &format!("{pod}.{APPS}")],
@@ -31,7 +34,7 @@ pub async fn meshctl_reads_the_cluster(cluster: &Cluster) -> Result<()> {
             "mTLS: ",
         ],
     )?;
-    says(cluster, &["describe", "service", "reviews", "-n", APPS], &[pod, "subset v3"])?;
+    says(cluster, &["describe", "service", "reviews", "-n", APPS], &[pod, "subset v2"])?;
     says(cluster, &["analyze", "-n", APPS], &[])?;
     dashboards(cluster, pod).await?;
     report(cluster, &pods)
