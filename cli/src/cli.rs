@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    bookinfo, check, completion, create_remote_secret, demo, inject, install, local, manifest, proxy_config,
-    proxy_status, tag, uninstall, validate, version,
+    analyze, bookinfo, bug_report, check, completion, create_remote_secret, dashboard, demo, describe, inject, install,
+    local, manifest, proxy_config, proxy_status, tag, uninstall, validate, version,
 };
 use crate::local::state;
 
@@ -51,11 +51,21 @@ pub enum Command {
     /// Show what a proxy is configured to do
     #[command(visible_alias = "pc")]
     ProxyConfig(proxy_config::Args),
+    /// Show what the mesh makes of a pod or a service
+    #[command(visible_alias = "desc")]
+    Describe(describe::Args),
+    /// Open a page of the control plane or of a proxy in the browser
+    #[command(visible_aliases = ["dash", "d"])]
+    Dashboard(dashboard::Args),
     /// Check configuration files without applying them
     Validate(validate::Args),
+    /// Check the configuration of a cluster, with files over it
+    Analyze(analyze::Args),
     /// Put the sidecar into workloads of files, as the webhook does on a cluster
     #[command(alias = "kube-inject")]
     Inject(inject::Args),
+    /// Collect what helps others to see what is wrong with a mesh
+    BugReport(bug_report::Args),
     /// Show versions of this program and of a running control plane
     Version(version::Args),
     /// Run a part of the demo's application, as pods do
@@ -95,8 +105,12 @@ impl Cli {
                 Command::CreateRemoteSecret(args) => create_remote_secret::run(args).await,
                 Command::ProxyStatus(args) => proxy_status::run(args, &directory).await,
                 Command::ProxyConfig(args) => proxy_config::run(args, &directory).await,
+                Command::Describe(args) => describe::run(args).await,
+                Command::Dashboard(args) => dashboard::run(args).await,
                 Command::Validate(args) => validate::run(&args),
+                Command::Analyze(args) => analyze::run(args).await,
                 Command::Inject(args) => inject::run(&args),
+                Command::BugReport(args) => bug_report::run(args).await,
                 Command::Version(args) => version::run(args, &directory).await,
                 Command::Bookinfo(args) => bookinfo::run(&args).await,
                 Command::Completion(args) => completion::run(&args),
@@ -139,9 +153,21 @@ mod tests {
             "meshctl ps reviews-v1 --control-plane 127.0.0.1:15014",
             "meshctl proxy-config route reviews-v1",
             "meshctl pc all --admin 127.0.0.1:15000 -o json",
+            "meshctl proxy-status -n shop --revision canary --context kind -i mesh",
+            "meshctl pc endpoints deployment/web -n shop --proxy-admin-port 15001 --kubeconfig k",
+            "meshctl describe pod deployment/web -n shop -o json",
+            "meshctl describe svc web.shop --revision canary",
+            "meshctl proxy-config log web.shop --level info,http:debug",
+            "meshctl pc bootstrap web -n shop",
+            "meshctl dashboard controlplane --browser=false -p 15014",
+            "meshctl d envoy web.shop --browser --address 0.0.0.0",
             "meshctl validate -f deploy/samples/bookinfo",
+            "meshctl analyze",
+            "meshctl analyze a.yaml b -A --use-kube=false --failure-threshold Warning -o yaml",
+            "meshctl analyze -n shop --failureThreshold=Info -S IST0109=*",
             "meshctl inject -f a.yaml --mesh-config m.yaml --injection-settings i.yaml",
             "meshctl kube-inject -f -",
+            "meshctl bug-report --include shop,bank --include a --exclude b --duration 1h30m -o a.tgz",
             "meshctl --state-dir /tmp/x version -o json",
             "meshctl completion bash",
             "meshctl bookinfo reviews-v2 --port 8080",
@@ -161,6 +187,13 @@ mod tests {
             "meshctl uninstall --purge --revision a",
             "meshctl manifest",
             "meshctl bookinfo reviews-v9",
+            "meshctl dashboard",
+            "meshctl describe pod",
+            "meshctl describe node a",
+            "meshctl bug-report --duration yesterday",
+            "meshctl dashboard proxy",
+            "meshctl analyze -A -n shop",
+            "meshctl proxy-status --control-plane 127.0.0.1:1 -n shop",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -22,11 +22,16 @@ pub struct ClusterArgs {
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
     /// Namespace of the control plane
-    #[arg(short = 'i', long = "istio-namespace", alias = "istioNamespace", default_value = ROOT_NAMESPACE, value_name = "NAME")]
+    #[arg(id = "istio_namespace", short = 'i', long = "istio-namespace", alias = "istioNamespace", default_value = ROOT_NAMESPACE, value_name = "NAME")]
     pub namespace: String,
 }
 
 impl ClusterArgs {
+    /// True if the user named a cluster.
+    pub fn names_one(&self) -> bool {
+        self.kubeconfig.is_some() || self.context.is_some()
+    }
+
     /// Connects; nothing is sent yet.
     pub async fn connect(&self) -> Result<Cluster> {
         let options = KubeConfigOptions { context: self.context.clone(), ..KubeConfigOptions::default() };
@@ -37,7 +42,12 @@ impl ClusterArgs {
                 Config::from_custom_kubeconfig(kubeconfig, &options).await
             }
             None if self.context.is_some() => Config::from_kubeconfig(&options).await,
-            None => return Cluster::new(Config::infer().await.context("there is no kubeconfig, and this is no pod")?),
+            None => {
+                let config = Config::infer().await;
+                return Cluster::new(config.context(
+                    "no cluster is known: there is no kubeconfig, and this is no pod; name one by --kubeconfig FILE or $KUBECONFIG",
+                )?);
+            }
         };
         Cluster::new(config.context("the kubeconfig names no cluster that can be reached")?)
     }
@@ -50,6 +60,8 @@ pub struct Cluster {
     pub client: Client,
     /// Its address, for messages and for kubeconfigs.
     pub address: String,
+    /// The namespace of the kubeconfig's context, in which commands look unless they are told otherwise.
+    pub namespace: String,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -61,8 +73,9 @@ impl std::fmt::Debug for Cluster {
 impl Cluster {
     fn new(config: Config) -> Result<Self> {
         let address = config.cluster_url.to_string();
+        let namespace = config.default_namespace.clone();
         let client = Client::try_from(config).context("the kubeconfig's certificates or keys cannot be used")?;
-        Ok(Self { client, address })
+        Ok(Self { client, address, namespace })
     }
 
     fn api(&self, id: &Id) -> Api<DynamicObject> {

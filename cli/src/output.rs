@@ -63,6 +63,11 @@ where
     lines.join("\n")
 }
 
+/// A page without its colours, for files.
+pub fn plain(page: &str) -> String {
+    anstream::adapter::strip_str(page).to_string()
+}
+
 /// `1,234,567`.
 pub fn thousands(number: u64) -> String {
     let digits = number.to_string();

@@ -1,10 +1,14 @@
 //! One file a command: its arguments, and what it does.
 
+pub mod analyze;
 pub mod bookinfo;
+pub mod bug_report;
 pub mod check;
 pub mod completion;
 pub mod create_remote_secret;
+pub mod dashboard;
 pub mod demo;
+pub mod describe;
 pub mod inject;
 pub mod install;
 pub mod local;

@@ -1,51 +1,114 @@
 //! `meshctl proxy-status`: whether each connected proxy has taken the configuration that it was sent.
+//!
+//! On a cluster every replica of the control plane is asked: each knows the proxies that are connected to it.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
+use futures_util::future::join_all;
+use k8s_openapi::api::core::v1::Pod;
+use mesh_proto::names::port;
 use serde_json::Value;
 
+use crate::cluster::{Cluster, ClusterArgs};
 use crate::dump::{path, text};
-use crate::http_client;
-use crate::local::state::State;
-use crate::output::{BAD, Format, table};
+use crate::forward::Forward;
+use crate::output::{BAD, Format, NOTE, table};
+use crate::reach::Mesh;
+use crate::{http_client, pods};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Only this proxy: NAME or NAME.NAMESPACE
     pub name: Option<String>,
-    /// Ask the control plane's monitoring port at this address instead of the local mesh's
-    #[arg(long, value_name = "IP:PORT")]
+    /// Ask the control plane's monitoring port at this address, instead of the local mesh's or the cluster's
+    #[arg(long, value_name = "IP:PORT", conflicts_with_all = ["namespace", "revision", "kubeconfig", "context"])]
     pub control_plane: Option<SocketAddr>,
+    /// Only proxies of this namespace
+    #[arg(short, long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Ask the control plane of this revision only
+    #[arg(long, value_name = "NAME")]
+    pub revision: Option<String>,
     /// Format
     #[arg(short, long, default_value = "table")]
     pub output: Format,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 }
 
 /// Kinds of configuration: heading, and prefix of the fields in `/debug/syncz`.
 const TYPES: &[(&str, &str)] = &[("CDS", "cluster"), ("LDS", "listener"), ("EDS", "endpoint"), ("RDS", "route")];
 
-/// Asks the control plane and prints. Fails with 1 if some proxy has not taken what it was sent.
+/// Under which name a proxy's entry says which replica it is connected to.
+const REPLICA: &str = "control_plane";
+
+/// Asks and prints. Fails with 1 if some proxy has not taken what it was sent.
 pub async fn run(args: Args, directory: &Path) -> Result<ExitCode> {
-    let control_plane = match args.control_plane {
-        Some(address) => address,
-        None => State::read(directory)?.monitoring,
+    let mut proxies = match args.control_plane {
+        Some(address) => syncz(address).await?,
+        None => match Mesh::choose(&args.cluster, args.revision.is_some(), directory).await? {
+            Mesh::Local(state) => syncz(state.monitoring).await?,
+            Mesh::Cluster(cluster) => {
+                let planes = pods::control_planes(&cluster, &args.cluster.namespace, args.revision.as_deref()).await?;
+                of_replicas(&cluster, &planes).await?
+            }
+        },
     };
-    let all = http_client::get_json(control_plane, "/debug/syncz").await?;
-    let mut proxies: Vec<Value> = all.as_array().cloned().unwrap_or_default();
+    if let Some(namespace) = &args.namespace {
+        proxies.retain(|proxy| text(proxy, "proxy").split_once('.').is_some_and(|(_, of)| of == namespace));
+    }
     if let Some(name) = &args.name {
         proxies.retain(|proxy| matches(text(proxy, "proxy"), name));
         if proxies.is_empty() {
-            bail!("no proxy named `{name}` is connected to the control plane at {control_plane}");
+            bail!(
+                "no proxy named `{name}` is connected to the control plane; without a name, all that are connected are listed"
+            );
         }
     }
     proxies.sort_by(|a, b| text(a, "proxy").cmp(text(b, "proxy")));
     args.output.print(&Value::from(proxies.clone()), |_| rows(&proxies))?;
     let good = |proxy: &Value| TYPES.iter().all(|kind| matches!(state(proxy, kind), "SYNCED" | "NOT SENT"));
     Ok(if proxies.iter().all(good) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn syncz(monitoring: SocketAddr) -> Result<Vec<Value>> {
+    let all = http_client::get_json(monitoring, "/debug/syncz").await?;
+    Ok(all.as_array().cloned().unwrap_or_default())
+}
+
+/// What all replicas say. One that does not answer is named; it is an error if none does.
+async fn of_replicas(cluster: &Cluster, planes: &[Pod]) -> Result<Vec<Value>> {
+    let answers = join_all(planes.iter().map(|pod| of_replica(cluster, pod))).await;
+    let (mut proxies, mut errors) = (Vec::new(), Vec::new());
+    for answer in answers {
+        match answer {
+            Ok(found) => proxies.extend(found),
+            Err(error) => errors.push(error),
+        }
+    }
+    if errors.len() == planes.len()
+        && let Some(first) = errors.pop()
+    {
+        return Err(first);
+    }
+    for error in errors {
+        anstream::eprintln!("{NOTE}proxies of one replica are missing{NOTE:#}: {error:#}");
+    }
+    Ok(proxies)
+}
+
+async fn of_replica(cluster: &Cluster, pod: &Pod) -> Result<Vec<Value>> {
+    let name = pods::name(pod);
+    let forward = Forward::open(cluster, name.clone(), port::MONITORING).await?;
+    let mut proxies = syncz(forward.address).await.map_err(|error| forward.explain(error))?;
+    for proxy in proxies.iter_mut().filter_map(Value::as_object_mut) {
+        proxy.insert(REPLICA.to_owned(), name.name.clone().into());
+    }
+    Ok(proxies)
 }
 
 fn matches(proxy: &str, wanted: &str) -> bool {
@@ -55,12 +118,19 @@ fn matches(proxy: &str, wanted: &str) -> bool {
 fn rows(proxies: &[Value]) -> String {
     let mut headings = vec!["NAME", "CLUSTER"];
     headings.extend(TYPES.iter().map(|(heading, _)| *heading));
+    let several = proxies.iter().any(|proxy| proxy.get(REPLICA).is_some());
+    if several {
+        headings.push("ISTIOD");
+    }
     let rows = proxies.iter().map(|proxy| {
         // istiod's older releases say `cluster`.
         let cluster = ["cluster_id", "cluster"].map(|name| text(proxy, name));
         let cluster = cluster.into_iter().find(|cluster| !cluster.is_empty()).unwrap_or("-");
         let mut row = vec![text(proxy, "proxy").to_owned(), cluster.to_owned()];
         row.extend(TYPES.iter().map(|kind| state(proxy, kind).to_owned()));
+        if several {
+            row.push(text(proxy, REPLICA).to_owned());
+        }
         row
     });
     let mut page = table(&headings, rows);

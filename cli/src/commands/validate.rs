@@ -2,19 +2,17 @@
 //!
 //! The control plane's own reader and checks are used, so that both always say the same.
 
-use std::collections::HashMap;
-use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use anyhow::bail;
 use mesh_controlplane::source::FileSource;
 use mesh_controlplane::validate::{self, Severity};
-use serde::Serialize;
 
+use crate::findings::{self, Finding};
 use crate::local::definition;
-use crate::output::{BAD, FAINT, Format, GOOD, NOTE};
+use crate::output::{BAD, Format, GOOD};
 
 /// Arguments.
 #[derive(Debug, clap::Args)]
@@ -32,31 +30,6 @@ pub struct Args {
 pub struct Report {
     /// The findings, by file and line.
     pub findings: Vec<Finding>,
-}
-
-/// A finding, as scripts read it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// `error`, `warning` or `info`.
-    pub severity: String,
-    /// Code of Istio's analyzers, where one fits.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub code: Option<&'static str>,
-    /// `KIND NAMESPACE/NAME`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub object: Option<String>,
-    /// File.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub file: Option<PathBuf>,
-    /// Line from 1; 0 is unknown.
-    pub line: u32,
-    /// Column from 1; 0 is unknown.
-    pub column: u32,
-    /// Path of the field.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub field: Option<String>,
-    /// What is wrong, and what to do.
-    pub message: String,
 }
 
 /// Checks and prints. Exits with 1 if errors were found.
@@ -83,7 +56,7 @@ impl Report {
         let foreign = |finding: &validate::Finding| {
             finding.severity == Severity::Info && finding.message.starts_with(definition::KIND)
         };
-        let mut findings: Vec<Finding> = found.iter().filter(|finding| !foreign(finding)).map(convert).collect();
+        let mut findings: Vec<Finding> = found.iter().filter(|finding| !foreign(finding)).map(Finding::from).collect();
         if found.iter().any(foreign)
             && let Err(error) = definition::find(paths)
         {
@@ -91,6 +64,7 @@ impl Report {
                 severity: Severity::Error.to_string(),
                 code: None,
                 object: Some(definition::KIND.to_owned()),
+                origin: None,
                 file: None,
                 line: 0,
                 column: 0,
@@ -103,22 +77,16 @@ impl Report {
 
     /// How many are errors.
     pub fn errors(&self) -> usize {
-        self.count("error")
-    }
-
-    fn count(&self, severity: &str) -> usize {
-        self.findings.iter().filter(|finding| finding.severity == severity).count()
+        findings::count(&self.findings, "error")
     }
 
     /// The findings for people, each with its line and a caret at its column.
     pub fn page(&self) -> String {
-        let mut texts = HashMap::new();
-        let pieces: Vec<String> = self.findings.iter().map(|finding| describe(finding, &mut texts)).collect();
-        pieces.join("\n\n")
+        findings::page(&self.findings)
     }
 
     fn summary(&self) -> String {
-        match (self.errors(), self.count("warning")) {
+        match (self.errors(), findings::count(&self.findings, "warning")) {
             (0, 0) => format!("{GOOD}valid{GOOD:#}"),
             (0, warnings) => format!("{GOOD}valid{GOOD:#}, {warnings} warnings"),
             (errors, warnings) => format!("{BAD}{errors} errors{BAD:#}, {warnings} warnings"),
@@ -126,60 +94,11 @@ impl Report {
     }
 }
 
-fn convert(finding: &validate::Finding) -> Finding {
-    Finding {
-        severity: finding.severity.to_string(),
-        code: finding.code,
-        object: finding.key.as_ref().map(ToString::to_string),
-        file: finding.origin.file.as_deref().cloned(),
-        line: finding.origin.line,
-        column: finding.origin.column,
-        field: finding.field.clone(),
-        message: finding.message.clone(),
-    }
-}
-
-/// A finding as compilers print one.
-fn describe(finding: &Finding, texts: &mut HashMap<PathBuf, String>) -> String {
-    let style = match finding.severity.as_str() {
-        "error" => BAD,
-        "warning" => NOTE,
-        _ => FAINT,
-    };
-    let mut text = format!("{style}{}", finding.severity);
-    if let Some(code) = finding.code {
-        let _ = write!(text, "[{code}]");
-    }
-    let _ = write!(text, "{style:#}");
-    for part in [&finding.object, &finding.field].into_iter().flatten() {
-        let _ = write!(text, ": {part}");
-    }
-    let _ = write!(text, ": {}", finding.message);
-    let Some(file) = &finding.file else { return text };
-    let _ = write!(text, "\n  {FAINT}-->{FAINT:#} {}:{}:{}", file.display(), finding.line, finding.column);
-    if let Some(line) = line(file, finding.line, texts) {
-        let number = finding.line.to_string();
-        let blank = " ".repeat(number.len());
-        let column = usize::try_from(finding.column).unwrap_or(1).max(1) - 1;
-        let caret = format!("{}{style}^{style:#}", " ".repeat(column));
-        let _ = write!(
-            text,
-            "\n{blank} {FAINT}|{FAINT:#}\n{number} {FAINT}|{FAINT:#} {line}\n{blank} {FAINT}|{FAINT:#} {caret}"
-        );
-    }
-    text
-}
-
-fn line(file: &Path, number: u32, texts: &mut HashMap<PathBuf, String>) -> Option<String> {
-    // A file that went meanwhile has no line to show.
-    let text = texts.entry(file.to_owned()).or_insert_with(|| std::fs::read_to_string(file).unwrap_or_default());
-    let index = usize::try_from(number).ok()?.checked_sub(1)?;
-    text.lines().nth(index).map(|line| line.replace('\t', " "))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
     use super::*;
 
     fn samples(name: &str) -> PathBuf {

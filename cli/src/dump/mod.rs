@@ -54,6 +54,13 @@ impl ConfigDump {
         found
     }
 
+    /// What the proxy was started with; null if the dump does not tell.
+    pub fn bootstrap(&self) -> &Value {
+        let configs = list(&self.0, "configs");
+        let found = configs.iter().find(|config| text(config, "@type").ends_with("BootstrapConfigDump"));
+        found.map_or(&NULL, |config| field(config, "bootstrap"))
+    }
+
     /// Secrets: the dump's entries (`name`, `secret`, …), active and waiting.
     pub fn secrets(&self) -> Vec<&Value> {
         ["static_secrets", "dynamic_active_secrets", "dynamic_warming_secrets"]

@@ -329,6 +329,15 @@ impl PushContext {
         security::mtls(&self.peer_authentications, namespace, labels, self.root())
     }
 
+    /// The PeerAuthentications by which it accepts that, the nearest first: the workload's, its namespace's, the mesh's.
+    pub fn peer_authentications(
+        &self,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+    ) -> Vec<Arc<Config<crd::PeerAuthentication>>> {
+        security::peer_authentications(&self.peer_authentications, namespace, labels, self.root())
+    }
+
     /// Which TLS clients may expect in a namespace, without regard to single workloads (PA4).
     pub fn namespace_mtls(&self, namespace: &str) -> Mode {
         security::namespace_mode(&self.peer_authentications, namespace, self.root())

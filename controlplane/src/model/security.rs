@@ -51,30 +51,50 @@ fn selector(policy: &crd::PeerAuthentication) -> Option<&BTreeMap<String, String
     policy.selector.as_ref().map(|selector| &selector.match_labels).filter(|labels| !labels.is_empty())
 }
 
-/// The mode of a namespace without regard to workloads: what clients may take for granted (PA4).
-pub fn namespace_mode(all: &[Arc<Config<crd::PeerAuthentication>>], namespace: &str, root: &str) -> Mode {
-    let of = |namespace: &str| {
-        let mut wide = all.iter().filter(|one| *one.key.namespace == *namespace && selector(&one.spec).is_none());
-        wide.next().and_then(|one| one.spec.mtls.as_ref()).map_or(MutualTlsMode::Unset, |mtls| mtls.mode)
-    };
-    mode(of(namespace), mode(of(root), Mode::Permissive))
+type Policies = [Arc<Config<crd::PeerAuthentication>>];
+
+/// The policy of a whole namespace: the oldest without a selector.
+fn wide<'a>(all: &'a Policies, namespace: &str) -> Option<&'a Arc<Config<crd::PeerAuthentication>>> {
+    all.iter().find(|one| *one.key.namespace == *namespace && selector(&one.spec).is_none())
 }
 
-/// The modes of a workload: its own policy over its namespace's over the mesh's, the oldest of each (PA2). `all` has the older first.
-pub fn mtls(
-    all: &[Arc<Config<crd::PeerAuthentication>>],
+/// The policy of a workload alone. In the root namespace, too, a selector means workloads of that namespace only.
+fn own<'a>(
+    all: &'a Policies,
+    namespace: &str,
+    labels: &BTreeMap<String, String>,
+) -> Option<&'a Arc<Config<crd::PeerAuthentication>>> {
+    all.iter().find(|one| {
+        *one.key.namespace == *namespace && selector(&one.spec).is_some_and(|want| endpoints::selects(want, labels))
+    })
+}
+
+fn said(policy: Option<&Arc<Config<crd::PeerAuthentication>>>) -> MutualTlsMode {
+    policy.and_then(|one| one.spec.mtls.as_ref()).map_or(MutualTlsMode::Unset, |mtls| mtls.mode)
+}
+
+/// The policies that have a say in the modes of a workload, the nearest first: of the workload, of its namespace, of the mesh.
+pub fn peer_authentications(
+    all: &Policies,
     namespace: &str,
     labels: &BTreeMap<String, String>,
     root: &str,
-) -> Mtls {
+) -> Vec<Arc<Config<crd::PeerAuthentication>>> {
+    let mesh = (namespace != root).then(|| wide(all, root)).flatten();
+    own(all, namespace, labels).into_iter().chain(wide(all, namespace)).chain(mesh).cloned().collect()
+}
+
+/// The mode of a namespace without regard to workloads: what clients may take for granted (PA4).
+pub fn namespace_mode(all: &Policies, namespace: &str, root: &str) -> Mode {
+    mode(said(wide(all, namespace)), mode(said(wide(all, root)), Mode::Permissive))
+}
+
+/// The modes of a workload: its own policy over its namespace's over the mesh's, the oldest of each (PA2). `all` has the older first.
+pub fn mtls(all: &Policies, namespace: &str, labels: &BTreeMap<String, String>, root: &str) -> Mtls {
     let inherited = namespace_mode(all, namespace, root);
-    let own = all.iter().find(|one| {
-        // In the root namespace a selector still means workloads of that namespace only.
-        *one.key.namespace == *namespace && selector(&one.spec).is_some_and(|want| endpoints::selects(want, labels))
-    });
-    let Some(own) = own else { return Mtls { default: inherited, ports: BTreeMap::new() } };
-    let default = mode(own.spec.mtls.as_ref().map_or(MutualTlsMode::Unset, |mtls| mtls.mode), inherited);
-    let ports = own.spec.port_level_mtls.iter();
+    let own = own(all, namespace, labels);
+    let default = mode(said(own), inherited);
+    let ports = own.into_iter().flat_map(|own| &own.spec.port_level_mtls);
     let ports = ports.filter_map(|(port, mtls)| Some((port.parse().ok()?, mode(mtls.mode, default))));
     Mtls { default, ports: ports.collect() }
 }

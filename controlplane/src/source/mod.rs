@@ -8,6 +8,7 @@ pub mod file;
 mod ingress;
 mod kinds;
 pub mod kube;
+mod live;
 mod locate;
 pub mod merge;
 mod namespaces;
@@ -25,6 +26,7 @@ pub(crate) use document::{full_path, judge};
 pub use file::{FileError, FileSource, Scan};
 pub use ingress::{Address, Exposed};
 pub use kube::{KubeError, KubeSettings, KubeSource};
+pub use live::Live;
 pub use merge::Merge;
 
 /// What a source says.

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -65,6 +65,14 @@ impl Cluster {
     /// Runs meshctl and returns what it prints.
     pub fn meshctl(&self, arguments: &[&str]) -> Result<String> {
         self.run(&self.meshctl, arguments, None)
+    }
+
+    /// Starts a command of meshctl that stays; its output is a pipe.
+    pub fn start_meshctl(&self, arguments: &[&str]) -> Result<Child> {
+        println!("    $ meshctl {}", arguments.join(" "));
+        let mut command = Command::new(&self.meshctl);
+        command.args(arguments).env("KUBECONFIG", &self.kubeconfig).current_dir(&self.root).stdout(Stdio::piped());
+        command.spawn().with_context(|| self.meshctl.clone())
     }
 
     /// `kubectl apply` of files of the repository.

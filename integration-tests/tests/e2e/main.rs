@@ -9,6 +9,7 @@ mod cluster;
 mod gateways;
 mod install;
 mod lifecycle;
+mod meshctl;
 mod removal;
 mod security;
 mod traffic;
@@ -36,6 +37,7 @@ const STEPS: &[Step] = steps![
     traffic::an_unmodified_application_is_injected,
     traffic::visitors_reach_it_through_the_ingress_gateway,
     traffic::three_quarters_of_the_requests_go_to_v1,
+    meshctl::meshctl_reads_the_cluster,
     security::plaintext_is_refused_and_nothing_is_readable_on_the_wire,
     security::a_policy_refuses_by_identity,
     gateways::visitors_come_over_tls_with_a_certificate_of_a_secret,

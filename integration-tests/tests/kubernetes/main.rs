@@ -10,6 +10,7 @@ mod identity;
 mod ingress;
 mod injection;
 mod install;
+mod meshctl;
 mod plane;
 mod registration;
 mod revisions;

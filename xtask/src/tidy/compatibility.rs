@@ -1,7 +1,7 @@
 //! docs/compatibility.md says what works; each such row names a test, and the test must exist.
 //!
 //! A row is `| id | what it is | status | test |`. Status is `works`, `refused` (with a message) or `not yet`.
-//! A test is named by its function, or `golden:CASE` for a folder of controlplane/tests/golden.
+//! A test is named by its function, a step of the tests on a cluster too, or `golden:CASE` for a folder of controlplane/tests/golden.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -65,7 +65,15 @@ fn test_names(files: &[String]) -> Result<HashSet<String>> {
         }
         let text = std::fs::read_to_string(process::root().join(file))?;
         let mut marked = false;
+        // Steps have a harness of their own, so no mark, but one signature.
+        let has_steps = file.starts_with("integration-tests/tests/e2e/");
         for line in text.lines().map(str::trim) {
+            let step = line
+                .strip_prefix("pub async fn ")
+                .and_then(|rest| rest.split_once("(cluster: &Cluster) -> Result<()>"));
+            if has_steps && let Some((name, _)) = step {
+                names.insert(name.to_owned());
+            }
             if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
                 marked = true;
             } else if marked && let Some(rest) = line.strip_prefix("fn ").or_else(|| line.strip_prefix("async fn ")) {

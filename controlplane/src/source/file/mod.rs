@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use super::document::{self, Document, Outcome};
 use super::kinds::is_of_mesh;
+use super::live::Live;
 use crate::model::{Change, Key, Object, Origin};
 use crate::own::Own;
 use crate::validate::{self, Finding, Severity};
@@ -53,6 +54,8 @@ pub struct FileSource {
     current: BTreeMap<Key, Arc<Object>>,
     /// Whose configuration is wanted; of every control plane if absent.
     own: Option<Own>,
+    /// What is in force beside the files, and under them.
+    base: Live,
 }
 
 /// A file as it was read last.
@@ -77,13 +80,18 @@ impl FileSource {
             };
             readable.map_err(|error| FileError::Path { path: path.clone(), error })?;
         }
-        Ok(Self { roots, files: BTreeMap::new(), current: BTreeMap::new(), own: None })
+        Ok(Self { roots, files: BTreeMap::new(), current: BTreeMap::new(), own: None, base: Live::default() })
     }
 
     /// Only what is for this control plane (RV1); of the rest nothing is said, either.
     #[must_use]
     pub fn of(self, own: Own) -> Self {
         Self { own: Some(own), ..self }
+    }
+
+    /// The same over a cluster's objects: those that no file names are in force, too, and what was found of them holds.
+    pub fn over(self, base: Live) -> Self {
+        Self { base, ..self }
     }
 
     /// What is in force: of each key the last good version.
@@ -106,6 +114,9 @@ impl FileSource {
         }
         self.current = desired;
         findings.extend(self.references());
+        let named: BTreeSet<&Key> = self.files.values().flat_map(|file| &file.documents).filter_map(key).collect();
+        let of_base = |finding: &&Finding| finding.key.as_ref().is_none_or(|key| !named.contains(key));
+        findings.extend(self.base.findings.iter().filter(of_base).cloned());
         findings.sort_by(|a, b| {
             let place = |finding: &Finding| (finding.origin.file.clone(), finding.origin.line, finding.origin.column);
             place(a).cmp(&place(b)).then(b.severity.cmp(&a.severity))
@@ -196,6 +207,9 @@ impl FileSource {
                 desired.entry(key.clone()).or_insert_with(|| object.clone());
             }
         }
+        for (key, object) in &self.base.objects {
+            desired.entry(key.clone()).or_insert_with(|| object.clone());
+        }
         desired
     }
 
@@ -226,6 +240,15 @@ impl FileSource {
             }
         }
         findings
+    }
+}
+
+/// Which object a document is about, as far as it tells.
+fn key(document: &Document) -> Option<&Key> {
+    match &document.outcome {
+        Outcome::Object(object) => Some(&object.key),
+        Outcome::Broken(key) => key.as_ref(),
+        Outcome::Nothing => None,
     }
 }
 
