@@ -15,6 +15,7 @@ mod compare;
 mod proxy;
 mod run;
 mod script;
+mod vhds;
 mod wire;
 
 macro_rules! areas {

@@ -100,8 +100,11 @@ impl State {
             let Some(apart) = &mut value.apart else { continue };
             apart.came = true;
             if let Some(next) = apart.change(&value.newest, batch, &mut refused) {
+                // Hosts that change again and again do not make others wait longer for a cluster that does not come.
+                if same(&value.live, &value.newest) {
+                    value.since = now;
+                }
                 value.newest = Arc::new(next);
-                value.since = now;
             }
         }
         refused
