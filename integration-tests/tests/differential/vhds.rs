@@ -144,6 +144,7 @@ async fn play(kind: Kind) {
         tonic::transport::Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(socket)),
     );
     let (port, folder) = (Reserved::new(), tempfile::tempdir().expect("a folder"));
+    let (bootstrap, ports) = (bootstrap(plane), [port.port]);
     let address = SocketAddr::from(([127, 0, 0, 1], port.port));
     let script = async {
         let mut stream = streams.recv().await.expect("the proxy comes");
@@ -160,7 +161,7 @@ async fn play(kind: Kind) {
         assert!(stream.send(VIRTUAL_HOST, "v1", &first, &[]).await, "{kind:?}");
         stream
     };
-    let (_proxy, mut stream) = tokio::join!(Proxy::start(kind, &bootstrap(plane), folder.path(), &[port.port]), script);
+    let (_proxy, mut stream) = tokio::join!(Proxy::start(kind, &bootstrap, folder.path(), &ports), script);
     see(kind, address, "the first set", "inline a1 b1 - -").await;
     // What comes and goes, whether it is taken, and what a, b, c and d answer afterwards.
     for (nonce, hosts, removed, taken, answers) in [
