@@ -108,7 +108,7 @@ impl Stream {
 fn bootstrap(plane: SocketAddr) -> String {
     const OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
     format!(
-        "{{node: {{id: n, cluster: c}}, dynamic_resources: {{\
+        "{{node: {{id: node, cluster: proxies}}, dynamic_resources: {{\
          ads_config: {{api_type: DELTA_GRPC, transport_api_version: V3, grpc_services: [{{envoy_grpc: {{cluster_name: xds}}}}]}}, \
          lds_config: {{ads: {{}}, resource_api_version: V3}}}}, static_resources: {{clusters: [{{\
          name: xds, type: STATIC, connect_timeout: 2s, \
