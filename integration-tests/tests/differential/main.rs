@@ -15,7 +15,6 @@ mod compare;
 mod proxy;
 mod run;
 mod script;
-mod vhds;
 mod wire;
 
 macro_rules! areas {
