@@ -27,6 +27,7 @@ use crate::telemetry::peer::Peer;
 use crate::telemetry::stats::Metrics;
 use crate::tls::SecretStore;
 use crate::worker::NodeTold;
+use crate::xds::client::Protocol;
 use crate::xds::decode::{At, Context};
 use crate::xds::kind::Kind;
 use crate::xds::publisher::Publisher;
@@ -251,6 +252,7 @@ async fn set_up(bootstrap: Bootstrap, options: &Options, stop: &CancellationToke
     if let Some(dns) = &bootstrap.dns {
         context.place = dns.place.clone();
     }
+    context.delta = bootstrap.ads.as_ref().is_some_and(|ads| ads.protocol == Protocol::Delta);
     let secrets = context.secrets.clone();
     let own = bootstrap.identity.is_some() || bootstrap.mounted.is_some();
     let own = own.then(|| [SECRET_DEFAULT.into(), SECRET_ROOT.into()]).into_iter().flatten();

@@ -20,17 +20,17 @@ use crate::route::RouteTable;
 /// Resources by name. They are looked up for each request, and clients have no part in which names there are.
 pub type Table<T> = IndexMap<Name, Arc<T>, foldhash::fast::RandomState>;
 
-/// Everything that listeners, routes and clusters say, at one moment.
+/// Everything that listeners, routes and clusters say, at one moment. Snapshots share what is the same in them.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     /// Grows by one with each publish; 0 before the first.
     pub version: u64,
     /// Listeners by name.
-    pub listeners: Table<Listener>,
+    pub listeners: Arc<Table<Listener>>,
     /// Route tables that were named by RDS. Inline route tables live in their filter chain.
-    pub routes: Table<RouteTable>,
+    pub routes: Arc<Table<RouteTable>>,
     /// Clusters by name.
-    pub clusters: Table<Cluster>,
+    pub clusters: Arc<Table<Cluster>>,
     /// Names that the workload's DNS knows; absent until the control plane has sent them.
     pub names: Option<Arc<dns::Table>>,
     /// Shared by all published snapshots of a store, which counts them by it.

@@ -18,7 +18,7 @@ pub fn piece(kind: Kind, body: &[u8]) -> Option<Vec<u8>> {
 
 /// Whatever comes is taken or refused with a reason, what is refused leaves the others alone, and what was taken can be shown.
 pub fn xds(data: &[u8]) {
-    let mut state = State::new(Context::default(), []);
+    let mut state = State::new(Context { delta: true, ..Context::default() }, []);
     let now = Instant::now();
     let mut rest = data;
     while let Some((head, more)) = rest.split_at_checked(HEAD) {

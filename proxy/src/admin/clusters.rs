@@ -54,7 +54,7 @@ pub(super) fn as_text(running: &Running) -> String {
     let added = added(running);
     let mut out = String::new();
     // Writing to a string cannot fail.
-    for (name, cluster) in &running.store.load().clusters {
+    for (name, cluster) in running.store.load().clusters.iter() {
         let limits = &cluster.config.limits;
         let _ = writeln!(out, "{name}::observability_name::{name}");
         for (what, limit) in [

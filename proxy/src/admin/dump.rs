@@ -147,8 +147,7 @@ fn routes(state: &State) -> Value {
         });
     }
     put(&mut dump, "static_route_configs", inline);
-    let mut dynamic: Vec<Value> =
-        state.show(Kind::Route).iter().map(|one| entry(Kind::Route, "route_config", one)).collect();
+    let mut dynamic: Vec<Value> = state.show(Kind::Route).iter().map(|one| route_table(state, one)).collect();
     for refused in state.refused(Kind::Route) {
         match dynamic.iter_mut().find(|one| one["route_config"]["name"] == *refused.name) {
             Some(known) => known["error_state"] = error_state(refused),
@@ -159,6 +158,29 @@ fn routes(state: &State) -> Value {
     }
     put(&mut dump, "dynamic_route_configs", dynamic);
     dump
+}
+
+/// A table with the virtual hosts that came apart from it, and with what was refused of them.
+fn route_table(state: &State, table: &Shown<'_>) -> Value {
+    let mut value = entry(Kind::Route, "route_config", table);
+    let hosts = state.show_hosts(table.name);
+    if !hosts.is_empty() {
+        let apart = hosts.iter().map(|one| {
+            mesh_proto::yaml::bytes_to_json(Kind::VirtualHost.type_url(), one.body)
+                .unwrap_or_else(|error| json!({"error": error}))
+        });
+        let own = value["route_config"]["virtual_hosts"].as_array().into_iter().flatten().cloned();
+        value["route_config"]["virtual_hosts"] = own.chain(apart).collect();
+    }
+    let refused = state.refused(Kind::VirtualHost).find(|one| {
+        let table_and_host = one.name.rsplit_once('/');
+        table_and_host.is_some_and(|(of, _)| *of == **table.name)
+    });
+    if let Some(refused) = refused {
+        value["error_state"] = error_state(refused);
+        value["error_state"]["details"] = format!("{}: {}", refused.name, refused.refusal).into();
+    }
+    value
 }
 
 /// Calls `found` for every route table that is written inside a listener.

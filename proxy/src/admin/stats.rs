@@ -123,7 +123,7 @@ fn collect(running: &Running) -> Vec<Stat> {
     };
     let load = |number: &std::sync::atomic::AtomicU64| number.load(Ordering::Relaxed);
     let snapshot = running.store.load();
-    for (name, cluster) in &snapshot.clusters {
+    for (name, cluster) in snapshot.clusters.iter() {
         let usage = &cluster.usage;
         let set = cluster.endpoints.load();
         let now = cluster.now();
@@ -154,7 +154,7 @@ fn collect(running: &Running) -> Vec<Stat> {
         }
     }
     let addresses = running.workers.addresses();
-    for (name, listener) in &snapshot.listeners {
+    for (name, listener) in snapshot.listeners.iter() {
         // Envoy names a listener by its address.
         let of: Name = match addresses.iter().find(|(bound, _)| bound == name) {
             Some((_, address)) => address.to_string().replace(':', "_").into(),

@@ -418,6 +418,9 @@ impl Agent {
         let workload = self.labels.get(label::WORKLOAD_NAME).unwrap_or(&self.name);
         set("WORKLOAD_NAME", workload.as_str().into());
         metadata.insert("FERROMESH".to_owned(), env!("CARGO_PKG_VERSION").into());
+        if self.protocol == Protocol::Delta {
+            metadata.insert("FERROMESH_VHDS".to_owned(), "true".into());
+        }
         let workload = metadata["WORKLOAD_NAME"].as_str().unwrap_or(&self.name);
         core::Node {
             id: format!("{role}~{}~{}.{}~{}", self.ip, self.name, self.namespace, self.dns_domain()),

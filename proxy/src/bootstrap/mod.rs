@@ -162,7 +162,7 @@ impl Bootstrap {
             Kind::Cluster => "clusters",
             Kind::Listener => "listeners",
             Kind::Secret => "secrets",
-            Kind::Endpoint | Kind::Route | Kind::NameTable => "resources",
+            Kind::Endpoint | Kind::Route | Kind::VirtualHost | Kind::NameTable => "resources",
         };
         format!("static_resources.{list}[{index}]")
     }
@@ -297,7 +297,7 @@ fn ads(raw: &core::ApiConfigSource, mut kinds: Vec<Kind>) -> Decoded<Settings> {
             return Err(Refusal::field(path, "is not supported"));
         }
     }
-    kinds.extend([Kind::Endpoint, Kind::Route, Kind::Secret]);
+    kinds.extend([Kind::Endpoint, Kind::Route, Kind::VirtualHost, Kind::Secret]);
     kinds.sort();
     let metadata = service.initial_metadata.iter().map(|one| (one.key.clone(), one.value.clone())).collect();
     let cluster: Name = required("cluster_name", &Some(target.cluster_name.as_str()))?.to_owned().into();
@@ -357,6 +357,6 @@ mod tests {
         assert_eq!(bootstrap.files, [(Kind::Listener, PathBuf::from("/tmp/lds.yaml"))]);
         let ads = bootstrap.ads.unwrap();
         assert_eq!(ads.protocol, Protocol::Delta);
-        assert_eq!(ads.kinds, [Kind::Cluster, Kind::Endpoint, Kind::Route, Kind::Secret]);
+        assert_eq!(ads.kinds, [Kind::Cluster, Kind::Endpoint, Kind::Route, Kind::VirtualHost, Kind::Secret]);
     }
 }

@@ -5,6 +5,7 @@
 pub mod action;
 pub mod domain;
 pub mod matcher;
+pub mod table;
 
 use std::sync::Arc;
 
@@ -45,13 +46,13 @@ impl<'a> RequestHead<'a> {
     }
 }
 
-/// A resolved `RouteConfiguration`.
-#[derive(Debug, Default)]
+/// A resolved `RouteConfiguration`. A clone shares its virtual hosts.
+#[derive(Debug, Clone, Default)]
 pub struct RouteTable {
     /// Name.
     pub name: Option<Name>,
     /// Virtual hosts.
-    pub virtual_hosts: Vec<VirtualHost>,
+    pub virtual_hosts: Vec<Arc<VirtualHost>>,
     /// Which domain belongs to which of them.
     pub domains: domain::DomainIndex,
     /// Compare domains without the port of the request's authority.
@@ -62,6 +63,8 @@ pub struct RouteTable {
     pub response_headers: HeaderOps,
     /// More specific header operations win over this table's.
     pub most_specific_wins: bool,
+    /// The most bytes of a body that a route itself answers with.
+    pub max_direct_body: Option<usize>,
 }
 
 /// A resolved `VirtualHost`.
@@ -69,6 +72,8 @@ pub struct RouteTable {
 pub struct VirtualHost {
     /// Name.
     pub name: Name,
+    /// Which authorities are its, in lower case.
+    pub domains: Vec<Name>,
     /// Routes, the first match wins.
     pub routes: Vec<Arc<Route>>,
     /// Redirect plaintext to TLS first.
@@ -120,7 +125,14 @@ pub struct RouteCounts {
 impl RouteTable {
     /// All counters of routes.
     pub fn counts(&self) -> impl Iterator<Item = &Arc<RouteCounts>> {
-        self.virtual_hosts.iter().flat_map(|host| &host.routes).filter_map(|route| route.counts.as_ref())
+        self.virtual_hosts.iter().flat_map(|host| host.counts())
+    }
+}
+
+impl VirtualHost {
+    /// All counters of its routes.
+    pub fn counts(&self) -> impl Iterator<Item = &Arc<RouteCounts>> {
+        self.routes.iter().filter_map(|route| route.counts.as_ref())
     }
 }
 

@@ -21,6 +21,8 @@ pub enum Kind {
     Listener,
     /// Route tables (RDS).
     Route,
+    /// Virtual hosts that come apart from their route table, by whose name they are asked for (VHDS).
+    VirtualHost,
     /// Secrets (SDS).
     Secret,
     /// Names for the workload's DNS (NDS).
@@ -29,8 +31,8 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route, Self::Secret, Self::NameTable];
+    pub const ALL: [Self; 7] =
+        [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route, Self::VirtualHost, Self::Secret, Self::NameTable];
 
     /// The type URL.
     pub fn type_url(self) -> &'static str {
@@ -39,6 +41,7 @@ impl Kind {
             Self::Endpoint => type_url::ENDPOINT,
             Self::Listener => type_url::LISTENER,
             Self::Route => type_url::ROUTE,
+            Self::VirtualHost => type_url::VIRTUAL_HOST,
             Self::Secret => type_url::SECRET,
             Self::NameTable => type_url::NAME_TABLE,
         }
@@ -64,6 +67,11 @@ pub(super) fn name_of(kind: Kind, resource: &Resource) -> Result<Name, (Name, Re
         Kind::Endpoint => endpoint::ClusterLoadAssignment::decode(body).map(|one| one.cluster_name),
         Kind::Listener => listener::Listener::decode(body).map(|one| one.name),
         Kind::Route => route::RouteConfiguration::decode(body).map(|one| one.name),
+        Kind::VirtualHost => route::VirtualHost::decode(body).map(|one| match told.rsplit_once('/') {
+            // In its table it may be called by what follows the table's name.
+            Some((_, host)) if host == one.name => told.to_string(),
+            _ => one.name,
+        }),
         Kind::Secret => tls::Secret::decode(body).map(|one| one.name),
         // It has no name of its own; there is one only.
         Kind::NameTable => Ok(if told.is_empty() { NAME_TABLE.to_owned() } else { told.to_string() }),

@@ -5,6 +5,9 @@
 //! listener when its route tables and secrets have; until then what was before stays, so that new configuration never
 //! causes an error (BX8). All waiting is bounded. What was not changed keeps its `Arc`, and with it its live state.
 
+mod settle;
+mod virtual_hosts;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
@@ -22,11 +25,8 @@ use crate::balance::{Cluster, Discovery, EndpointSpec, Transport};
 use crate::dns;
 use crate::http::RouteSource;
 use crate::listener::{ChainProtocol, Listener};
-use crate::route::RouteTable;
+use crate::route::{RouteTable, VirtualHost};
 use crate::snapshot::{Snapshot, Table};
-
-/// For how long a cluster that was removed is kept while something still refers to it.
-const LINGER: Duration = FETCH_TIMEOUT;
 
 /// Where a resource came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,6 +97,18 @@ struct RouteHeld {
     newest: Arc<RouteTable>,
     live: Option<Arc<RouteTable>>,
     since: Instant,
+    /// Of a table whose virtual hosts come apart from it.
+    apart: Option<Apart>,
+}
+
+/// Virtual hosts that come apart from their table (VHDS): in this order they are the last of it.
+#[derive(Debug)]
+struct Apart {
+    hosts: IndexMap<Name, Held<Arc<VirtualHost>>>,
+    /// True once the control plane has told which there are.
+    came: bool,
+    since: Instant,
+    patience: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -123,6 +135,12 @@ pub struct State {
     refused: BTreeMap<(Kind, Name), Refused>,
     own_secrets: BTreeSet<Name>,
     to_resolve: Vec<ToResolve>,
+    /// Virtual hosts of the update in hand, to be put into their tables together.
+    staged: Vec<(Name, Held<Arc<VirtualHost>>)>,
+    /// How often each kind has changed, in what is held or in what of it is live.
+    changes: [u64; Kind::ALL.len()],
+    /// `changes` when what nothing refers to was last dropped.
+    forgotten: [u64; Kind::ALL.len()],
     published: Snapshot,
 }
 
@@ -157,6 +175,9 @@ impl State {
             refused: BTreeMap::new(),
             own_secrets: own_secrets.into_iter().collect(),
             to_resolve: Vec::new(),
+            staged: Vec::new(),
+            changes: Default::default(),
+            forgotten: Default::default(),
             published: Snapshot::default(),
         }
     }
@@ -170,6 +191,9 @@ impl State {
     pub fn update(&mut self, kind: Kind, update: Update, origin: Origin, now: Instant) -> Vec<Refused> {
         let mut refused = Vec::new();
         let mut present = BTreeSet::new();
+        if kind == Kind::VirtualHost && update.resources.is_empty() && update.removed.is_empty() {
+            self.hosts_came();
+        }
         for resource in update.resources {
             let version = resource.version.clone();
             let named = resource.name.clone();
@@ -192,9 +216,14 @@ impl State {
         if update.whole {
             removed.extend(self.dynamic_names(kind).into_iter().filter(|name| !present.contains(name)));
         }
-        for name in removed {
+        for name in &removed {
             self.refused.remove(&(kind, name.clone()));
-            self.remove(kind, &name, now);
+            self.remove(kind, name, now);
+        }
+        if kind == Kind::VirtualHost {
+            let unfit = self.place_hosts(&present, &removed, now);
+            self.refused.extend(unfit.iter().map(|one| ((kind, one.name.clone()), one.clone())));
+            refused.extend(unfit);
         }
         refused
     }
@@ -216,6 +245,7 @@ impl State {
                 return Ok(());
             }
         }
+        self.changes[kind as usize] += 1;
         let mentioned = supported::check(kind.type_url(), &resource.body)?;
         let any = wkt::Any { type_url: kind.type_url().to_owned(), value: resource.body };
         let frame = |any: wkt::Any| Held {
@@ -252,10 +282,14 @@ impl State {
             }
             Kind::Route => {
                 let raw: route::RouteConfiguration = unpack(&any)?;
-                let before = self.routes.get(name).map(|held| &*held.value.newest);
-                let newest = Arc::new(decode::route::route_config(&raw, before)?);
-                let live = self.routes.get(name).and_then(|held| held.value.live.clone());
-                self.routes.insert(name.clone(), frame(any).with(RouteHeld { newest, live, since: now }));
+                let value = self.decode_routes(name, &raw, now)?;
+                self.routes.insert(name.clone(), frame(any).with(value));
+            }
+            Kind::VirtualHost => {
+                let raw: route::VirtualHost = unpack(&any)?;
+                if let Some(value) = self.decode_host(name, &raw)? {
+                    self.staged.push((name.clone(), frame(any).with(Arc::new(value))));
+                }
             }
             Kind::Secret => {
                 let raw: tls::Secret = unpack(&any)?;
@@ -309,6 +343,7 @@ impl State {
             Kind::Endpoint => self.endpoints.get_mut(name).map(Held::frame),
             Kind::Listener => self.listeners.get_mut(name).map(Held::frame),
             Kind::Route => self.routes.get_mut(name).map(Held::frame),
+            Kind::VirtualHost => self.host_mut(name).map(Held::frame),
             Kind::Secret => self.secrets.get_mut(name).map(Held::frame),
             Kind::NameTable => self.names.get_mut(name).map(Held::frame),
         }
@@ -323,6 +358,7 @@ impl State {
     }
 
     fn remove(&mut self, kind: Kind, name: &str, now: Instant) {
+        self.changes[kind as usize] += 1;
         match kind {
             Kind::Cluster => {
                 if let Some(held) = self.clusters.get_mut(name).filter(|held| held.origin == Origin::Dynamic) {
@@ -343,6 +379,8 @@ impl State {
             }
             // Still named by a listener, or else dropped with the next snapshot.
             Kind::Route | Kind::Secret => {}
+            // Together with what comes in its place.
+            Kind::VirtualHost => {}
             Kind::NameTable => {
                 self.names.shift_remove(name);
             }
@@ -370,6 +408,12 @@ impl State {
                     live.chain(held.value.routes.iter().map(|(name, _)| name.clone()))
                 })
                 .collect(),
+            Kind::VirtualHost => self
+                .routes
+                .iter()
+                .filter(|(_, held)| held.value.apart.is_some())
+                .map(|(name, _)| name.clone())
+                .collect(),
             Kind::Secret => {
                 let all = self.clusters.values().flat_map(|held| &held.secrets);
                 let all = all.chain(self.listeners.values().flat_map(|held| &held.secrets));
@@ -381,6 +425,18 @@ impl State {
                 .collect()
             }
         }
+    }
+
+    /// Grows whenever [`State::wanted`] of this kind may have changed.
+    pub fn wanted_changes(&self, kind: Kind) -> u64 {
+        let referring: &[Kind] = match kind {
+            Kind::Cluster | Kind::Listener | Kind::NameTable => &[],
+            Kind::Endpoint => &[Kind::Cluster],
+            Kind::Route => &[Kind::Listener],
+            Kind::VirtualHost => &[Kind::Route],
+            Kind::Secret => &[Kind::Cluster, Kind::Listener, Kind::Secret],
+        };
+        referring.iter().map(|kind| self.changes[*kind as usize]).sum()
     }
 
     /// Versions of what is held, for a control plane that should send only the rest.
@@ -405,13 +461,6 @@ impl State {
         self.clusters.get(name).map(|held| held.value.newest.clone())
     }
 
-    /// True when nothing waits for anything.
-    pub fn is_settled(&self) -> bool {
-        self.clusters.values().all(|held| same(&held.value.live, &held.value.newest))
-            && self.listeners.values().all(|held| same(&held.value.live, &held.value.newest))
-            && self.routes.values().all(|held| same(&held.value.live, &held.value.newest))
-    }
-
     /// The next snapshot, if it differs from the last.
     pub fn build(&mut self, now: Instant) -> Option<Snapshot> {
         self.settle_clusters(now);
@@ -420,9 +469,9 @@ impl State {
         self.forget(now);
         let next = Snapshot {
             version: 0,
-            listeners: shown(&self.listeners, |held| held.live.as_ref()),
-            routes: shown(&self.routes, |held| held.live.as_ref()),
-            clusters: shown(&self.clusters, |held| held.live.as_ref()),
+            listeners: shown(&self.listeners, |held| held.live.as_ref(), &self.published.listeners),
+            routes: shown(&self.routes, |held| held.live.as_ref(), &self.published.routes),
+            clusters: shown(&self.clusters, |held| held.live.as_ref(), &self.published.clusters),
             names: self.names.values().last().map(|held| held.value.clone()),
             living: Arc::default(),
         };
@@ -431,9 +480,9 @@ impl State {
             (None, None) => true,
             _ => false,
         };
-        if equal(&next.listeners, &self.published.listeners)
-            && equal(&next.routes, &self.published.routes)
-            && equal(&next.clusters, &self.published.clusters)
+        if Arc::ptr_eq(&next.listeners, &self.published.listeners)
+            && Arc::ptr_eq(&next.routes, &self.published.routes)
+            && Arc::ptr_eq(&next.clusters, &self.published.clusters)
             && same_names
         {
             return None;
@@ -449,124 +498,17 @@ impl State {
         Some(next)
     }
 
-    fn settle_clusters(&mut self, now: Instant) {
-        for held in self.clusters.values_mut().map(|held| &mut held.value) {
-            let usable = held.newest.is_warm() && has_secrets(&held.newest);
-            if usable || is_over(held.since, held.patience, now) {
-                held.live = Some(held.newest.clone());
-            }
-        }
-    }
-
-    /// True if a cluster is on its way: what refers to it should wait.
-    fn is_coming(&self, cluster: &str) -> bool {
-        self.clusters.get(cluster).is_some_and(|held| held.value.live.is_none() && held.value.removed.is_none())
-    }
-
-    fn settle_routes(&mut self, now: Instant) {
-        let ready: Vec<usize> = self
-            .routes
-            .values()
-            .enumerate()
-            .filter(|(_, held)| {
-                let value = &held.value;
-                is_over(value.since, Some(FETCH_TIMEOUT), now)
-                    || !value.newest.clusters().any(|cluster| self.is_coming(cluster))
-            })
-            .map(|(index, _)| index)
-            .collect();
-        for index in ready {
-            if let Some((_, held)) = self.routes.get_index_mut(index) {
-                held.value.live = Some(held.value.newest.clone());
-            }
-        }
-    }
-
-    fn settle_listeners(&mut self, now: Instant) {
-        let ready: Vec<usize> = self
-            .listeners
-            .values()
-            .enumerate()
-            .filter(|(_, held)| {
-                let value = &held.value;
-                let has_routes = value.routes.iter().all(|(name, patience)| {
-                    self.routes.get(name).is_some_and(|table| table.value.live.is_some())
-                        || is_over(value.since, *patience, now)
-                });
-                let has_rest = || {
-                    value.newest.all_chains().all(|chain| chain.tls.as_ref().is_none_or(|tls| tls.is_ready()))
-                        && !listener_clusters(&value.newest).any(|cluster| self.is_coming(cluster))
-                };
-                has_routes && (is_over(value.since, Some(FETCH_TIMEOUT), now) || has_rest())
-            })
-            .map(|(index, _)| index)
-            .collect();
-        for index in ready {
-            if let Some((_, held)) = self.listeners.get_index_mut(index) {
-                held.value.live = Some(held.value.newest.clone());
-            }
-        }
-    }
-
-    /// Drops what nothing refers to any more.
-    fn forget(&mut self, now: Instant) {
-        let routes = self.wanted(Kind::Route);
-        self.routes.retain(|name, held| held.origin == Origin::Static || routes.contains(name));
-        let referred: BTreeSet<Name> = {
-            let tables = self.routes.values().flat_map(|held| held.value.live.iter().chain([&held.value.newest]));
-            let tables = tables.flat_map(|table| table.clusters());
-            let listeners = self.listeners.values().flat_map(|held| held.value.live.iter().chain([&held.value.newest]));
-            tables.chain(listeners.flat_map(|listener| listener_clusters(listener))).cloned().collect()
-        };
-        self.clusters.retain(|name, held| match held.value.removed {
-            None => true,
-            Some(at) => held.value.live.is_some() && referred.contains(name) && now < at + LINGER,
-        });
-        let endpoints = self.wanted(Kind::Endpoint);
-        self.endpoints.retain(|name, _| endpoints.contains(name));
-        let secrets = self.wanted(Kind::Secret);
-        self.secrets.retain(|name, held| held.origin == Origin::Static || secrets.contains(name));
-    }
-
-    /// When something that waits will wait no longer.
-    pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        let clusters = self.clusters.values().flat_map(|held| {
-            let value = &held.value;
-            let warming = (!same(&value.live, &value.newest)).then_some(()).and(value.patience);
-            [warming.map(|patience| value.since + patience), value.removed.map(|at| at + LINGER)]
-        });
-        let routes = self
-            .routes
-            .values()
-            .map(|held| (!same(&held.value.live, &held.value.newest)).then(|| held.value.since + FETCH_TIMEOUT));
-        let listeners = self.listeners.values().flat_map(|held| {
-            let value = &held.value;
-            let waits = !same(&value.live, &value.newest);
-            let patience = value.routes.iter().filter_map(|(_, patience)| *patience).chain([FETCH_TIMEOUT]);
-            patience.map(move |patience| waits.then(|| value.since + patience))
-        });
-        clusters.chain(routes).chain(listeners).flatten().filter(|at| *at > now).min()
-    }
-
     /// Everything of a kind, for dumps.
     pub fn show(&self, kind: Kind) -> Vec<Shown<'_>> {
         fn all<'s, T>(map: &'s IndexMap<Name, Held<T>>, warming: impl Fn(&T) -> bool + 's) -> Vec<Shown<'s>> {
-            map.iter()
-                .map(|(name, held)| Shown {
-                    name,
-                    version: &held.version,
-                    body: &held.body,
-                    origin: held.origin,
-                    updated: held.updated,
-                    warming: warming(&held.value),
-                })
-                .collect()
+            map.iter().map(|(name, held)| held.show(name, warming(&held.value))).collect()
         }
         match kind {
             Kind::Cluster => all(&self.clusters, |value| !same(&value.live, &value.newest)),
             Kind::Endpoint => all(&self.endpoints, |_| false),
             Kind::Listener => all(&self.listeners, |value| !same(&value.live, &value.newest)),
             Kind::Route => all(&self.routes, |value| !same(&value.live, &value.newest)),
+            Kind::VirtualHost => self.routes.keys().flat_map(|table| self.show_hosts(table)).collect(),
             Kind::Secret => all(&self.secrets, |()| false),
             Kind::NameTable => all(&self.names, |_| false),
         }
@@ -590,6 +532,10 @@ impl<T> Held<T> {
         }
     }
 
+    fn show<'s>(&'s self, name: &'s Name, warming: bool) -> Shown<'s> {
+        Shown { name, version: &self.version, body: &self.body, origin: self.origin, updated: self.updated, warming }
+    }
+
     fn frame(&mut self) -> (&Vec<u8>, Origin, &mut String) {
         (&self.body, self.origin, &mut self.version)
     }
@@ -599,24 +545,18 @@ fn same<T>(live: &Option<Arc<T>>, newest: &Arc<T>) -> bool {
     live.as_ref().is_some_and(|live| Arc::ptr_eq(live, newest))
 }
 
-fn is_over(since: Instant, patience: Option<Duration>, now: Instant) -> bool {
-    patience.is_some_and(|patience| now >= since + patience)
-}
-
-fn shown<H, T>(map: &IndexMap<Name, Held<H>>, live: impl Fn(&H) -> Option<&Arc<T>>) -> Table<T> {
-    map.iter().filter_map(|(name, held)| live(&held.value).map(|live| (name.clone(), live.clone()))).collect()
-}
-
-fn equal<T>(a: &Table<T>, b: &Table<T>) -> bool {
-    a.len() == b.len() && a.iter().all(|(name, one)| b.get(name).is_some_and(|other| Arc::ptr_eq(one, other)))
-}
-
-fn has_secrets(cluster: &Cluster) -> bool {
-    let ready = |transport: &Transport| match transport {
-        Transport::Plain => true,
-        Transport::Tls(tls) => tls.is_ready(),
-    };
-    ready(&cluster.config.transport) && cluster.config.transport_matches.iter().all(|(_, transport)| ready(transport))
+/// What is live, by name: `before` itself if that is the same.
+fn shown<H, T>(
+    map: &IndexMap<Name, Held<H>>,
+    live: impl Fn(&H) -> Option<&Arc<T>>,
+    before: &Arc<Table<T>>,
+) -> Arc<Table<T>> {
+    let now = || map.iter().filter_map(|(name, held)| live(&held.value).map(|live| (name, live)));
+    // A name is of one value for as long as this is held, and a new one comes last.
+    if now().map(|(_, live)| Arc::as_ptr(live)).eq(before.values().map(Arc::as_ptr)) {
+        return before.clone();
+    }
+    Arc::new(now().map(|(name, live)| (name.clone(), live.clone())).collect())
 }
 
 fn named_routes(listener: &Listener) -> impl Iterator<Item = &Name> {
@@ -626,18 +566,5 @@ fn named_routes(listener: &Listener) -> impl Iterator<Item = &Name> {
             RouteSource::Inline(_) => None,
         },
         ChainProtocol::Tcp(_) => None,
-    })
-}
-
-/// Clusters that a listener names itself, not through RDS.
-fn listener_clusters(listener: &Listener) -> impl Iterator<Item = &Name> {
-    listener.all_chains().flat_map(|chain| -> Box<dyn Iterator<Item = &Name>> {
-        match &chain.protocol {
-            ChainProtocol::Http(http) => match &http.routes {
-                RouteSource::Inline(table) => Box::new(table.clusters()),
-                RouteSource::Named(_) => Box::new(std::iter::empty()),
-            },
-            ChainProtocol::Tcp(tcp) => Box::new(tcp.clusters.iter().map(|(name, _)| name)),
-        }
     })
 }

@@ -19,7 +19,17 @@ const INVALID_ARGUMENT: i32 = 3;
 struct Asked {
     started: bool,
     names: BTreeSet<Name>,
+    /// What was wanted as of [`State::wanted_changes`].
+    changes: Option<u64>,
     nonce: String,
+}
+
+impl Asked {
+    /// False if nothing else can be wanted than when this was asked last.
+    fn is_due(&mut self, state: &State, kind: Kind) -> bool {
+        let changes = Some(state.wanted_changes(kind));
+        std::mem::replace(&mut self.changes, changes) != changes
+    }
 }
 
 /// The delta form on one stream.
@@ -69,8 +79,11 @@ impl Delta {
     pub fn ask(&mut self, state: &State, kinds: &[Kind]) -> Vec<discovery::DeltaDiscoveryRequest> {
         let mut requests = Vec::new();
         for kind in kinds.iter().copied() {
-            let wanted = state.wanted(kind);
             let asked = self.asked.entry(kind).or_default();
+            if !asked.is_due(state, kind) {
+                continue;
+            }
+            let wanted = state.wanted(kind);
             let first = !asked.started;
             if first && !kind.is_wildcard() && wanted.is_empty() {
                 continue;
@@ -142,8 +155,11 @@ impl Sotw {
     pub fn ask(&mut self, state: &State, kinds: &[Kind], accepted: &Accepted) -> Vec<discovery::DiscoveryRequest> {
         let mut requests = Vec::new();
         for kind in kinds.iter().copied() {
-            let wanted = state.wanted(kind);
             let asked = self.asked.entry(kind).or_default();
+            if !asked.is_due(state, kind) {
+                continue;
+            }
+            let wanted = state.wanted(kind);
             let due = match asked.started {
                 false => kind.is_wildcard() || !wanted.is_empty(),
                 true => asked.names != wanted,

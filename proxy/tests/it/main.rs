@@ -15,4 +15,5 @@ mod parked;
 mod support;
 mod tcp;
 mod upgrade;
+mod vhds;
 mod xds;

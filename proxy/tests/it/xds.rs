@@ -21,13 +21,13 @@ use crate::support::*;
 type Answers<T> = Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
 
 /// A stream as the test sees it.
-struct Stream<Q, A> {
+pub struct Stream<Q, A> {
     requests: UnboundedReceiver<Q>,
     answers: UnboundedSender<Result<A, Status>>,
 }
 
-type DeltaStream = Stream<discovery::DeltaDiscoveryRequest, discovery::DeltaDiscoveryResponse>;
-type SotwStream = Stream<discovery::DiscoveryRequest, discovery::DiscoveryResponse>;
+pub type DeltaStream = Stream<discovery::DeltaDiscoveryRequest, discovery::DeltaDiscoveryResponse>;
+pub type SotwStream = Stream<discovery::DiscoveryRequest, discovery::DiscoveryResponse>;
 
 #[derive(Clone)]
 struct Fake {
@@ -72,13 +72,13 @@ impl AggregatedDiscoveryService for Fake {
     }
 }
 
-struct Plane {
+pub struct Plane {
     address: SocketAddr,
-    delta: UnboundedReceiver<DeltaStream>,
-    sotw: UnboundedReceiver<SotwStream>,
+    pub delta: UnboundedReceiver<DeltaStream>,
+    pub sotw: UnboundedReceiver<SotwStream>,
 }
 
-async fn plane() -> Plane {
+pub async fn plane() -> Plane {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let ((delta_sender, delta), (sotw_sender, sotw)) = (unbounded_channel(), unbounded_channel());
@@ -90,7 +90,7 @@ async fn plane() -> Plane {
 }
 
 impl Plane {
-    async fn proxy(&self, api_type: &str) -> Proxy {
+    pub async fn proxy(&self, api_type: &str) -> Proxy {
         let yaml = format!(
             "{{node: {{id: sidecar~1.2.3.4~a.b~b.svc.cluster.local, cluster: a.b}}, admin: {{address: {{socket_address: {{address: 127.0.0.1, port_value: 0}}}}}}, dynamic_resources: {{ads_config: {{api_type: {api_type}, transport_api_version: V3, grpc_services: [{{envoy_grpc: {{cluster_name: xds}}}}]}}, cds_config: {{ads: {{}}}}, lds_config: {{ads: {{}}}}}}, static_resources: {{clusters: [{}]}}}}",
             cluster("xds", &[self.address], HTTP2)
@@ -101,7 +101,7 @@ impl Plane {
 
 impl DeltaStream {
     /// The next request of a type that is no mere acknowledgement.
-    async fn asks(&mut self, url: &str) -> discovery::DeltaDiscoveryRequest {
+    pub async fn asks(&mut self, url: &str) -> discovery::DeltaDiscoveryRequest {
         loop {
             let request = within(self.requests.recv()).await.expect("the stream is open");
             let mere = request.error_detail.is_none()
@@ -114,7 +114,7 @@ impl DeltaStream {
     }
 
     /// The answer to the response with this nonce.
-    async fn answered(&mut self, nonce: &str) -> discovery::DeltaDiscoveryRequest {
+    pub async fn answered(&mut self, nonce: &str) -> discovery::DeltaDiscoveryRequest {
         loop {
             let request = within(self.requests.recv()).await.expect("the stream is open");
             if request.response_nonce == nonce {
@@ -123,7 +123,7 @@ impl DeltaStream {
         }
     }
 
-    fn send(&self, url: &str, nonce: &str, resources: &[(&str, &str, String)], removed: &[&str]) {
+    pub fn send(&self, url: &str, nonce: &str, resources: &[(&str, &str, String)], removed: &[&str]) {
         let resources = resources
             .iter()
             .map(|(name, version, yaml)| discovery::Resource {
@@ -144,24 +144,46 @@ impl DeltaStream {
     }
 }
 
+impl SotwStream {
+    pub async fn answered(&mut self, nonce: &str) -> discovery::DiscoveryRequest {
+        loop {
+            let request = within(self.requests.recv()).await.expect("the stream is open");
+            if request.response_nonce == nonce {
+                return request;
+            }
+        }
+    }
+
+    pub fn send(&self, url: &str, version: &str, nonce: &str, bodies: &[String]) {
+        let response = discovery::DiscoveryResponse {
+            version_info: version.to_owned(),
+            type_url: url.to_owned(),
+            nonce: nonce.to_owned(),
+            resources: bodies.iter().map(|yaml| any(url, yaml)).collect(),
+            ..Default::default()
+        };
+        self.answers.send(Ok(response)).unwrap();
+    }
+}
+
 fn any(url: &str, yaml: &str) -> wkt::Any {
     let message = mesh_proto::yaml::dynamic_from_yaml(url.rsplit('/').next().unwrap(), yaml)
         .unwrap_or_else(|error| panic!("{error}\n{yaml}"));
     wkt::Any { type_url: url.to_owned(), value: message.encode_to_vec() }
 }
 
-fn eds_cluster(name: &str) -> String {
+pub fn eds_cluster(name: &str) -> String {
     format!("{{name: {name}, type: EDS, connect_timeout: 2s, eds_cluster_config: {{eds_config: {{ads: {{}}}}}}}}")
 }
 
-fn endpoints(name: &str, address: SocketAddr) -> String {
+pub fn endpoints(name: &str, address: SocketAddr) -> String {
     format!(
         "{{cluster_name: {name}, endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {}}}}}}}}}]}}]}}",
         address.port()
     )
 }
 
-fn rds_listener(name: &str, table: &str) -> String {
+pub fn rds_listener(name: &str, table: &str) -> String {
     let manager = format!(
         "{{name: http, typed_config: {{'@type': type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager, stat_prefix: x, rds: {{route_config_name: {table}, config_source: {{ads: {{}}}}}}, http_filters: [{ROUTER}]}}}}"
     );
@@ -198,7 +220,7 @@ async fn settled(plane: &mut Plane, app: SocketAddr) -> (Proxy, DeltaStream, Soc
 }
 
 /// Clients that never stop; the number of answers that were not 200.
-fn hammer(address: SocketAddr) -> (Arc<AtomicBool>, tokio::task::JoinHandle<usize>, Arc<AtomicUsize>) {
+pub fn hammer(address: SocketAddr) -> (Arc<AtomicBool>, tokio::task::JoinHandle<usize>, Arc<AtomicUsize>) {
     let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let (stopped, counted) = (stop.clone(), count.clone());
     let task = tokio::spawn(async move {
@@ -212,7 +234,7 @@ fn hammer(address: SocketAddr) -> (Arc<AtomicBool>, tokio::task::JoinHandle<usiz
     (stop, task, count)
 }
 
-async fn some_more(count: &AtomicUsize) {
+pub async fn some_more(count: &AtomicUsize) {
     let from = count.load(Ordering::SeqCst);
     eventually("requests go on", async || count.load(Ordering::SeqCst) > from + 5).await;
 }
@@ -301,38 +323,20 @@ async fn the_state_of_the_world_is_understood_too() {
     let mut plane = plane().await;
     let proxy = plane.proxy("GRPC").await;
     let mut stream = within(plane.sotw.recv()).await.unwrap();
-    let send = |stream: &SotwStream, url: &str, version: &str, nonce: &str, bodies: &[String]| {
-        let response = discovery::DiscoveryResponse {
-            version_info: version.to_owned(),
-            type_url: url.to_owned(),
-            nonce: nonce.to_owned(),
-            resources: bodies.iter().map(|yaml| any(url, yaml)).collect(),
-            ..Default::default()
-        };
-        stream.answers.send(Ok(response)).unwrap();
-    };
-    async fn answered(stream: &mut SotwStream, nonce: &str) -> discovery::DiscoveryRequest {
-        loop {
-            let request = within(stream.requests.recv()).await.unwrap();
-            if request.response_nonce == nonce {
-                return request;
-            }
-        }
-    }
-    send(&stream, type_url::CLUSTER, "v1", "c1", &[eds_cluster("one"), eds_cluster("gone")]);
-    assert_eq!(answered(&mut stream, "c1").await.version_info, "v1");
-    send(&stream, type_url::ENDPOINT, "v1", "e1", &[endpoints("one", app.address), endpoints("gone", app.address)]);
-    assert_eq!(answered(&mut stream, "e1").await.resource_names, ["gone", "one"]);
-    send(&stream, type_url::LISTENER, "v1", "l1", &[rds_listener("in", "r")]);
-    answered(&mut stream, "l1").await;
-    send(&stream, type_url::ROUTE, "v1", "r1", &[table("r", "one")]);
+    stream.send(type_url::CLUSTER, "v1", "c1", &[eds_cluster("one"), eds_cluster("gone")]);
+    assert_eq!(stream.answered("c1").await.version_info, "v1");
+    stream.send(type_url::ENDPOINT, "v1", "e1", &[endpoints("one", app.address), endpoints("gone", app.address)]);
+    assert_eq!(stream.answered("e1").await.resource_names, ["gone", "one"]);
+    stream.send(type_url::LISTENER, "v1", "l1", &[rds_listener("in", "r")]);
+    stream.answered("l1").await;
+    stream.send(type_url::ROUTE, "v1", "r1", &[table("r", "one")]);
     within(proxy.ready()).await;
     let address = proxy.listener_addr("in").unwrap();
     assert_eq!(get(address, "/").await.body, "app");
     let bad = eds_cluster("bad").replace("type: EDS", "type: EDS, lb_policy: MAGLEV");
     let static_one = eds_cluster("added").replace("type: EDS", "type: STATIC");
-    send(&stream, type_url::CLUSTER, "v2", "c2", &[eds_cluster("one"), bad, static_one]);
-    let nack = answered(&mut stream, "c2").await;
+    stream.send(type_url::CLUSTER, "v2", "c2", &[eds_cluster("one"), bad, static_one]);
+    let nack = stream.answered("c2").await;
     assert_eq!(nack.version_info, "v1", "the last version that was taken whole");
     assert!(nack.error_detail.unwrap().message.starts_with("bad: lb_policy"));
     let snapshot = proxy.snapshot();

@@ -29,6 +29,8 @@ pub struct Context {
     pub logs: crate::telemetry::access_log::Writers,
     /// What short names mean here.
     pub place: crate::dns::Place,
+    /// The control plane speaks the delta form of the protocol, the only one by which virtual hosts come apart from their table.
+    pub delta: bool,
 }
 
 /// Why a resource is not taken: the field's path from the resource's root, and what is wrong with it.

@@ -1,7 +1,7 @@
 //! `RouteConfiguration` → [`crate::route::RouteTable`].
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +9,10 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, StatusCode};
 use mesh_proto::xds::{core, http_rbac, route, wkt};
 
+use super::http::fetch_timeout;
 use super::{
-    At, Decoded, Refusal, authz, duration, each, fraction, istio_metadata, limit, matcher, optional_duration, required,
-    unpack,
+    At, Context, Decoded, Refusal, authz, duration, each, fraction, istio_metadata, limit, matcher, optional_duration,
+    required, unpack,
 };
 use crate::Name;
 use crate::policy::authz::RbacOverride;
@@ -20,54 +21,90 @@ use crate::policy::retry::{Conditions, RetryPolicy};
 use crate::route::action::{
     Action, Direct, Forward, HostRewrite, PathRewrite, Redirect, RedirectPath, Target, WeightedCluster,
 };
-use crate::route::domain::DomainIndex;
 use crate::route::matcher::{PathMatcher, QueryMatcher, Regex};
+use crate::route::table::Change;
 use crate::route::{Route, RouteCounts, RouteMatch, RouteTable, VirtualHost};
 use crate::telemetry::answers::Answers;
 
 /// Envoy's timeout of a route that names none.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A whole route table.
+/// For how long a table waits for its virtual hosts, for which it is asked apart (VHDS); without end when absent.
+pub type HostsApart = Option<Duration>;
+
+/// A route table that is whole.
 ///
 /// Routes count on where the same of `before`, the table that this one replaces, left off.
 pub fn route_config(raw: &route::RouteConfiguration, before: Option<&RouteTable>) -> Decoded<RouteTable> {
     if raw.vhds.is_some() {
-        return Err(Refusal::field("vhds", "on-demand virtual hosts are not supported yet"));
+        return Err(Refusal::field(
+            "vhds",
+            "is for tables that come by RDS; name this table in `rds`, or list all its hosts",
+        ));
     }
-    let counts = before.into_iter().flat_map(RouteTable::counts).cloned();
-    let counts = Counts(RefCell::new(counts.map(|one| ((one.host.clone(), one.prefix.clone()), one)).collect()));
-    let mut table = RouteTable {
+    table(raw, before)
+}
+
+/// A route table that was asked for by its name: some of its virtual hosts may come apart from it.
+pub fn named_route_config(
+    raw: &route::RouteConfiguration,
+    before: Option<&RouteTable>,
+    context: &Context,
+) -> Decoded<(RouteTable, Option<HostsApart>)> {
+    let apart = raw.vhds.as_ref().map(|vhds| hosts_apart(vhds, context)).transpose().at("vhds")?;
+    Ok((table(raw, before)?, apart))
+}
+
+fn hosts_apart(raw: &route::Vhds, context: &Context) -> Decoded<HostsApart> {
+    if !context.delta {
+        return Err(Refusal::new(
+            "virtual hosts of their own need the delta form of the protocol; make `api_type` DELTA_GRPC, or list all hosts in the table",
+        ));
+    }
+    let source = required("config_source", &raw.config_source)?;
+    if source.config_source_specifier.is_none() {
+        return Err(Refusal::field("config_source", "needs `ads`"));
+    }
+    fetch_timeout(&raw.config_source).at("config_source")
+}
+
+fn table(raw: &route::RouteConfiguration, before: Option<&RouteTable>) -> Decoded<RouteTable> {
+    let counts = Counts::after(before.into_iter().flat_map(RouteTable::counts));
+    let hosts = each("virtual_hosts", &raw.virtual_hosts, |host| virtual_host(host, &counts))?;
+    let table = RouteTable {
         name: (!raw.name.is_empty()).then(|| raw.name.as_str().into()),
         ignore_port: raw.ignore_port_in_host_matching,
         request_headers: header_ops(&raw.request_headers_to_add, &raw.request_headers_to_remove, "request")?,
         response_headers: header_ops(&raw.response_headers_to_add, &raw.response_headers_to_remove, "response")?,
         most_specific_wins: raw.most_specific_header_mutations_wins,
-        virtual_hosts: each("virtual_hosts", &raw.virtual_hosts, |host| virtual_host(host, &counts))?,
-        domains: DomainIndex::default(),
+        max_direct_body: raw.max_direct_response_body_size_bytes.as_ref().map(|limit| limit.value as usize),
+        ..RouteTable::default()
     };
-    if let Some(limit) = &raw.max_direct_response_body_size_bytes {
-        direct_bodies(&table, limit.value as usize)?;
+    for (index, host) in hosts.iter().enumerate() {
+        direct_bodies(host, &table).at(format_args!("virtual_hosts[{index}]"))?;
     }
-    for (index, host) in raw.virtual_hosts.iter().enumerate() {
-        for domain in &host.domains {
-            table
-                .domains
-                .insert(domain, index)
-                .map_err(|error| Refusal::field(format!("virtual_hosts[{index}].domains"), error))?;
+    let changes: Vec<Change> = hosts.into_iter().map(|host| (None, Arc::new(host))).collect();
+    let (table, refused) = table.with(&[], &changes);
+    for (index, taken) in refused.into_iter().enumerate() {
+        if let Some(taken) = taken {
+            return Err(Refusal::field(format!("virtual_hosts[{index}].domains"), taken.to_string()));
         }
     }
     Ok(table)
 }
 
-/// Refuses bodies that are larger than the table itself allows.
-fn direct_bodies(table: &RouteTable, limit: usize) -> Decoded<()> {
-    for (host_index, host) in table.virtual_hosts.iter().enumerate() {
-        for (index, route) in host.routes.iter().enumerate() {
-            if matches!(&route.action, Action::Direct(direct) if direct.body.len() > limit) {
-                let path = format!("virtual_hosts[{host_index}].routes[{index}].direct_response.body");
-                return Err(Refusal::field(path, format!("is larger than {limit} bytes")));
-            }
+/// A virtual host that comes apart from its table; `before` is the one that it replaces.
+pub fn host_apart(raw: &route::VirtualHost, before: Option<&VirtualHost>) -> Decoded<VirtualHost> {
+    virtual_host(raw, &Counts::after(before.into_iter().flat_map(VirtualHost::counts)))
+}
+
+/// Refuses bodies that are larger than the table allows.
+pub fn direct_bodies(host: &VirtualHost, table: &RouteTable) -> Decoded<()> {
+    let Some(limit) = table.max_direct_body else { return Ok(()) };
+    for (index, route) in host.routes.iter().enumerate() {
+        if matches!(&route.action, Action::Direct(direct) if direct.body.len() > limit) {
+            let path = format!("routes[{index}].direct_response.body");
+            return Err(Refusal::field(path, format!("is larger than {limit} bytes")));
         }
     }
     Ok(())
@@ -77,6 +114,11 @@ fn direct_bodies(table: &RouteTable, limit: usize) -> Decoded<()> {
 struct Counts(RefCell<HashMap<(Name, Name), Arc<RouteCounts>>>);
 
 impl Counts {
+    /// Those of routes that are replaced.
+    fn after<'c>(before: impl Iterator<Item = &'c Arc<RouteCounts>>) -> Self {
+        Self(RefCell::new(before.cloned().map(|one| ((one.host.clone(), one.prefix.clone()), one)).collect()))
+    }
+
     /// Those of a prefix; none if it is empty.
     fn of(&self, host: &Name, prefix: &str) -> Option<Arc<RouteCounts>> {
         let prefix: Name = Some(prefix).filter(|prefix| !prefix.is_empty())?.into();
@@ -94,7 +136,13 @@ fn virtual_host(raw: &route::VirtualHost, counts: &Counts) -> Decoded<VirtualHos
         return Err(Refusal::field("matcher", "generic matchers are not supported; use routes"));
     }
     let name: Name = raw.name.as_str().into();
+    let domains: Vec<Name> = raw.domains.iter().map(|domain| domain.to_ascii_lowercase().into()).collect();
+    let mut seen = BTreeSet::new();
+    if let Some(twice) = domains.iter().find(|domain| !seen.insert(*domain)) {
+        return Err(Refusal::field("domains", format!("domain `{twice}` stands there twice")));
+    }
     Ok(VirtualHost {
+        domains,
         routes: each("routes", &raw.routes, |raw| route(raw, counts.of(&name, &raw.stat_prefix)).map(Arc::new))?,
         name,
         require_tls: matches!(Tls::try_from(raw.require_tls), Ok(Tls::All | Tls::ExternalOnly)),

@@ -154,7 +154,7 @@ const TABLE: &[(&str, &str)] = &[
          request_headers_to_remove most_specific_header_mutations_wins validate_clusters=false \
          max_direct_response_body_size_bytes ignore_port_in_host_matching metadata",
     ),
-    ("config.route.Vhds", "*"),
+    ("config.route.Vhds", "config_source"),
     (
         "config.route.VirtualHost",
         "name domains routes matcher require_tls request_headers_to_add request_headers_to_remove response_headers_to_add \
