@@ -115,8 +115,7 @@ pub fn control_plane() -> Option<core::ControlPlane> {
 impl Discovery {
     // The headers must go out before the first request comes in: some clients wait for them.
     async fn start<P: Protocol>(&self, request: http::Request<Body>) -> Result<Responses, Status> {
-        let read =
-            |body| Streaming::new_request(Requests::<P::Request>::default(), body, None, Some(MAX_REQUEST));
+        let read = |body| Streaming::new_request(Requests::<P::Request>::default(), body, None, Some(MAX_REQUEST));
         let request = Request::from_http(request.map(read));
         let shown = Shown::by(&request)?;
         let remote = shown.remote();
@@ -208,7 +207,11 @@ fn stopping() -> Status {
 
 /// Takes a request in. A type that is not served is answered without resources, so that the peer does not wait for it; what only
 /// Istio's agents send is ignored.
-fn take<P: Protocol>(shared: &Shared, open: &Open, request: P::Request) -> Result<Option<Result<Message, Status>>, Status> {
+fn take<P: Protocol>(
+    shared: &Shared,
+    open: &Open,
+    request: P::Request,
+) -> Result<Option<Result<Message, Status>>, Status> {
     let url = P::type_url(&request);
     let Some(kind) = ResourceType::from_type_url(url) else {
         if url.is_empty() {
