@@ -12,7 +12,6 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use mesh_proto::crd::MeshConfig;
 use mesh_proto::istio::auth::istio_certificate_service_server::IstioCertificateServiceServer;
-use mesh_proto::xds::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -31,6 +30,7 @@ use crate::model::{Change, Kind, Model, PushContext};
 use crate::own::Own;
 use crate::push::engine::{self, Event};
 use crate::push::knowledge::Known;
+use crate::push::state::State;
 use crate::push::{Debounce, Published};
 use crate::register::{self, Registrar};
 use crate::source::{FileSource, KubeSettings, KubeSource, Merge, Update, kube};
@@ -39,7 +39,7 @@ use crate::validate::{Finding, admission};
 use crate::webhook::{self, Injector, ca_bundle};
 use crate::xds::auth::Authenticator;
 use crate::xds::connection::Streams;
-use crate::xds::server::{Discovery, MAX_REQUEST, Shared};
+use crate::xds::server::{Discovery, Shared};
 use crate::xds::transport;
 
 use self::writers::{Told, Writers};
@@ -182,6 +182,7 @@ impl ControlPlane {
         let model = Model::with_domain(own.mesh(), &own.domain);
         let shown = Arc::new(ArcSwap::new(model.context()));
         let known = Known {
+            state: Arc::new(State::new(model.context())),
             model,
             own: own.clone(),
             shown: shown.clone(),
@@ -506,10 +507,6 @@ async fn serve(
     stop: CancellationToken,
 ) {
     let incoming = transport::incoming(listener, tls, stop.clone());
-    // What is sent has no limit of its own: a mesh is as large as it is.
-    let discovery = AggregatedDiscoveryServiceServer::new(discovery)
-        .max_decoding_message_size(MAX_REQUEST)
-        .max_encoding_message_size(usize::MAX);
     let result = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))

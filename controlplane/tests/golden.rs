@@ -31,6 +31,8 @@ struct Asker {
     routes: Vec<String>,
     /// gRPC's own client or server.
     grpc: bool,
+    /// Virtual hosts are sent apart from their tables.
+    vhds: bool,
     /// The proxy answers DNS.
     dns_capture: bool,
     /// LDS names to ask for; all if there are none.
@@ -51,6 +53,7 @@ impl Default for Asker {
             mesh: crd::MeshConfig::default(),
             families: BTreeSet::new(),
             routes: Vec::new(),
+            vhds: false,
             grpc: false,
             dns_capture: false,
             listeners: Vec::new(),
@@ -82,6 +85,7 @@ impl Asker {
             ferromesh: self.ferromesh,
             proxy_config: serde_json::Value::Null,
             dns_capture: self.dns_capture,
+            vhds: self.vhds,
             grpc: self.grpc,
         }
     }

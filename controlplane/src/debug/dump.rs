@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::model::Name;
+use crate::model::{Name, Node};
 use crate::push::World;
 use crate::xds::connection::Stream;
 use crate::xds::{Names, Resource, ResourceType};
@@ -13,6 +13,7 @@ pub(super) fn dump(stream: &Stream, world: &dyn World) -> Value {
         let session = stream.session.lock();
         session.types().iter().map(|(kind, state)| (*kind, state.is_wildcard(), state.names().clone())).collect()
     };
+    let node = Node { vhds: false, ..(*stream.node).clone() };
     let configs = wanted.into_iter().filter_map(|(kind, wildcard, names)| {
         let names: Vec<Name> = names.into_iter().collect();
         let names = if wildcard { Names::All } else { Names::Some(&names) };
@@ -20,12 +21,16 @@ pub(super) fn dump(stream: &Stream, world: &dyn World) -> Value {
         if kind == ResourceType::Secret {
             return None;
         }
-        let rows: Vec<Value> = world.resources(&stream.node, kind, names).iter().map(|one| row(kind, one)).collect();
+        // Tables are shown whole, however they are sent.
+        if kind == ResourceType::VirtualHost {
+            return None;
+        }
+        let rows: Vec<Value> = world.resources(&node, kind, names).iter().map(|one| row(kind, one)).collect();
         let (message, field) = match kind {
             ResourceType::Cluster => ("ClustersConfigDump", "dynamic_active_clusters"),
             ResourceType::Endpoint => ("EndpointsConfigDump", "dynamic_endpoint_configs"),
             ResourceType::Listener => ("ListenersConfigDump", "dynamic_listeners"),
-            ResourceType::Route => ("RoutesConfigDump", "dynamic_route_configs"),
+            ResourceType::Route | ResourceType::VirtualHost => ("RoutesConfigDump", "dynamic_route_configs"),
             ResourceType::Secret | ResourceType::NameTable => ("EcdsConfigDump", "name_tables"),
         };
         Some(json!({ "@type": format!("type.googleapis.com/envoy.admin.v3.{message}"), field: rows }))
@@ -51,7 +56,7 @@ fn row(kind: ResourceType, resource: &Resource) -> Value {
                 "active_state": { "version_info": *resource.version, "listener": body },
             });
         }
-        ResourceType::Route => "route_config",
+        ResourceType::Route | ResourceType::VirtualHost => "route_config",
         ResourceType::Secret => "secret",
         ResourceType::NameTable => "name_table",
     };

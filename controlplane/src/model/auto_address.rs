@@ -182,18 +182,18 @@ mod tests {
         };
         let address = |model: &Model| model.context().all_services().next().unwrap().auto_addresses.clone();
         let mut model = Model::default();
-        assert!(record(&mut model, &[]).full);
+        assert!(!record(&mut model, &[]).is_of_endpoints());
         let own = address(&model);
         // What the mesh itself wrote changes nothing.
         let texts: Vec<String> = own.iter().map(ToString::to_string).collect();
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        assert!(record(&mut model, &texts).is_empty());
+        assert!(record(&mut model, &texts).is_none());
         for (recorded, expected) in [
             (&["240.240.1.2"][..], addresses(0x0102).to_vec()),
             (&["2001:2::f0f0:103", "240.240.1.3"], addresses(0x0103).to_vec()),
             (&["10.0.0.1", "2001:2::1", "240.240.1.0"], own.clone()),
         ] {
-            assert!(record(&mut model, recorded).full, "{recorded:?}");
+            assert!(!record(&mut model, recorded).is_of_endpoints(), "{recorded:?}");
             assert_eq!(address(&model), expected, "{recorded:?}");
         }
     }

@@ -1,7 +1,8 @@
 //! An immutable view of everything known: what translation reads.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 
 use mesh_proto::crd::sidecar::{IstioEgressListener, OutboundMode};
 use mesh_proto::names::MESH_GATEWAY;
@@ -13,9 +14,11 @@ use super::endpoints::{self, NamespaceEndpoints};
 use super::logging::{self, AccessLog};
 use super::scope::{self, Scope};
 use super::security::{self, Authorization, Mode, Mtls};
+use super::services::Services;
 use super::virtual_service::Entry;
 use super::{
-    Endpoint, Key, Meta, Name, Node, NodeKind, Object, Origin, Registry, Service, ServicePort, Spec, Workload,
+    Address, Changes, Endpoint, Key, Meta, Name, Node, NodeKind, Object, Origin, Registry, Resolution, Service,
+    ServicePort, Spec, Workload,
 };
 
 /// An object of Istio's, traceable to its source.
@@ -29,6 +32,13 @@ pub struct Config<T> {
     pub origin: Origin,
     /// Its body.
     pub spec: T,
+}
+
+impl<T> Config<T> {
+    /// By this the older of two wins (G7).
+    pub fn age(&self) -> (i64, &Name, &Name) {
+        (self.meta.created, &self.key.name, &self.key.namespace)
+    }
 }
 
 /// Which side of a connection a proxy stands on.
@@ -60,26 +70,11 @@ pub struct Target {
     pub target_port: u16,
 }
 
-/// Services by host and by namespace.
-#[derive(Debug, Default)]
-pub struct Services {
-    pub(super) by_host: BTreeMap<Name, Vec<Arc<Service>>>,
-    pub(super) by_namespace: BTreeMap<Name, Vec<Arc<Service>>>,
-}
-
-impl Services {
-    pub(super) fn insert(&mut self, service: Service) {
-        let service = Arc::new(service);
-        self.by_namespace.entry(service.namespace.clone()).or_default().push(service.clone());
-        self.by_host.entry(service.host.clone()).or_default().push(service);
-    }
-}
-
 /// Secrets by namespace and name.
 type Secrets = BTreeMap<(Name, Name), Arc<Object>>;
 
-/// Scopes by namespace and Sidecar.
-type Scopes = BTreeMap<(Name, Option<Key>), Arc<Scope>>;
+/// Scopes by namespace and Sidecar, each with the hosts of services that changed since it was made.
+type Scopes = BTreeMap<(Name, Option<Key>), (Arc<Scope>, BTreeSet<Name>)>;
 
 /// Everything known at one time. See the module.
 #[derive(Debug)]
@@ -92,7 +87,7 @@ pub struct PushContext {
     pub domain: Name,
     pub(super) services: Arc<Services>,
     pub(super) endpoints: Arc<BTreeMap<Name, Arc<NamespaceEndpoints>>>,
-    pub(super) virtual_services: Arc<Vec<Entry>>,
+    pub(super) virtual_services: Arc<Vec<Arc<Entry>>>,
     pub(super) destination_rules: Arc<DestinationRules>,
     pub(super) gateways: Arc<Vec<Arc<Config<crd::Gateway>>>>,
     pub(super) sidecars: Arc<Vec<Arc<Config<crd::Sidecar>>>>,
@@ -102,6 +97,8 @@ pub struct PushContext {
     pub(super) secrets: Arc<Secrets>,
     /// Scopes are made when the first proxy of a namespace and Sidecar asks.
     scopes: Mutex<Scopes>,
+    /// Addresses of endpoints that clients reach by them; made when first asked for.
+    dialed: OnceLock<BTreeSet<IpAddr>>,
 }
 
 impl PushContext {
@@ -121,10 +118,11 @@ impl PushContext {
             telemetries: Arc::default(),
             secrets: Arc::default(),
             scopes: Mutex::default(),
+            dialed: OnceLock::new(),
         }
     }
 
-    /// The same under the next version, without what was derived.
+    /// The same under the next version, without what was derived; scopes are kept by [`PushContext::keep_scopes`].
     pub(super) fn successor(&self) -> Self {
         Self {
             version: self.version + 1,
@@ -141,25 +139,68 @@ impl PushContext {
             telemetries: self.telemetries.clone(),
             secrets: self.secrets.clone(),
             scopes: Mutex::default(),
+            dialed: OnceLock::new(),
         }
+    }
+
+    /// Takes over the scopes of the context before, after a change. Those of a Sidecar with its own egress depend on more than one host each,
+    /// so they are made anew.
+    pub(super) fn keep_scopes(&mut self, before: &Self, changes: &Changes) {
+        if changes.full {
+            return;
+        }
+        let untouched = changes.services.is_empty() && !changes.rules;
+        let kept = before.scopes.lock();
+        let kept = kept.iter().filter(|(_, (scope, _))| untouched || scope.everything);
+        let kept = kept.map(|(key, (scope, stale))| {
+            let mut stale = stale.clone();
+            stale.extend(changes.services.iter().cloned());
+            let mut scope = scope.clone();
+            if changes.rules {
+                let virtual_services = self.virtual_services_for(&key.0, MESH_GATEWAY).into();
+                scope = Arc::new(Scope { virtual_services, ..(*scope).clone() });
+            }
+            (key.clone(), (scope, stale))
+        });
+        self.scopes = Mutex::new(kept.collect());
     }
 
     fn root(&self) -> &str {
         &self.mesh.root_namespace
     }
 
-    fn scope(&self, node: &Node) -> Arc<Scope> {
+    /// What a node may reach.
+    pub fn scope(&self, node: &Node) -> Arc<Scope> {
         let sidecar = scope::sidecar(&self.sidecars, node, self.root());
         let key = (node.namespace.clone(), sidecar.map(|sidecar| sidecar.key.clone()));
-        if let Some(known) = self.scopes.lock().get(&key) {
-            return known.clone();
-        }
-        let made = Arc::new(scope::build(self, &node.namespace, sidecar.map(|sidecar| &**sidecar)));
-        self.scopes.lock().entry(key).or_insert(made).clone()
+        let known = self.scopes.lock().get(&key).cloned();
+        let made = match known {
+            Some((scope, stale)) if stale.is_empty() => return scope,
+            Some((scope, stale)) => Arc::new(scope::refresh(&scope, self, &node.namespace, &stale)),
+            None => Arc::new(scope::build(self, &node.namespace, sidecar.map(|sidecar| &**sidecar))),
+        };
+        self.scopes.lock().insert(key, (made.clone(), BTreeSet::new()));
+        made
     }
 
-    pub(super) fn services_by_host(&self) -> &BTreeMap<Name, Vec<Arc<Service>>> {
-        &self.services.by_host
+    /// The addresses of endpoints that clients reach by these, because their services have none of their own.
+    pub fn dialed(&self) -> &BTreeSet<IpAddr> {
+        self.dialed.get_or_init(|| {
+            let services = self.all_services();
+            let by_address =
+                services.filter(|service| service.headless || service.resolution == Resolution::Passthrough);
+            let endpoints = by_address
+                .flat_map(|service| service.ports.iter().flat_map(|port| self.endpoints(service, port).to_vec()));
+            let addresses = endpoints.filter_map(|endpoint| match endpoint.address {
+                Address::Ip(address) => Some(address),
+                Address::Dns(_) | Address::Unix(_) => None,
+            });
+            addresses.collect()
+        })
+    }
+
+    pub(super) fn service_hosts(&self) -> impl Iterator<Item = (&Name, &[Arc<Service>])> {
+        self.services.hosts()
     }
 
     /// What all services are kept in. It is another after any of them changes; endpoints are kept elsewhere.
@@ -169,35 +210,33 @@ impl PushContext {
 
     /// Every service, by host; several of one host in no certain order.
     pub fn all_services(&self) -> impl Iterator<Item = &Arc<Service>> {
-        self.services.by_host.values().flatten()
+        self.services.hosts().flat_map(|(_, services)| services)
     }
 
     /// Every workload that is known by name, by namespace.
     pub fn workloads(&self) -> impl Iterator<Item = &Arc<Workload>> {
-        self.endpoints.values().flat_map(|namespace| &namespace.workloads)
+        self.endpoints.values().flat_map(|namespace| namespace.workloads.all())
     }
 
     /// The services that a node may reach, by host: visible to its namespace and imported by its Sidecar. Of several with one host, the
     /// one of the node's namespace, then Kubernetes', then the oldest.
-    pub fn services(&self, node: &Node) -> Vec<Arc<Service>> {
+    pub fn services(&self, node: &Node) -> Arc<[Arc<Service>]> {
         self.scope(node).services.clone()
     }
 
     /// The service of this host among those that a node may reach.
     pub fn reachable(&self, node: &Node, host: &str) -> Option<Arc<Service>> {
-        let scope = self.scope(node);
-        let index = scope.services.binary_search_by(|service| (*service.host).cmp(host)).ok()?;
-        Some(scope.services[index].clone())
+        self.scope(node).service(host).cloned()
     }
 
     /// The services of one egress listener of the node's Sidecar, with the listener's port only if it has one.
-    pub fn listener_services(&self, node: &Node, listener: &IstioEgressListener) -> Vec<Arc<Service>> {
-        scope::listener_services(self, &node.namespace, listener)
+    pub fn listener_services(&self, node: &Node, listener: &IstioEgressListener) -> Arc<[Arc<Service>]> {
+        scope::listener_services(self, &node.namespace, listener).into()
     }
 
     /// The service of exactly this host that `namespace` means by it.
     pub fn service(&self, namespace: &str, host: &str) -> Option<&Arc<Service>> {
-        scope::preferred(namespace, self.services.by_host.get(host)?.iter())
+        scope::preferred(namespace, self.services.of_host(host).iter())
     }
 
     /// The endpoints of a port, by address.
@@ -215,7 +254,7 @@ impl PushContext {
         let accounts = accounts.flat_map(|(namespace, account)| {
             domains().map(move |domain| format!("spiffe://{domain}/ns/{namespace}/sa/{account}"))
         });
-        let same_host = self.services.by_host.get(&service.host).into_iter().flatten();
+        let same_host = self.services.of_host(&service.host).iter();
         let named = same_host.filter(|other| other.namespace == service.namespace);
         let named = named.flat_map(|other| other.subject_alt_names.iter().cloned());
         let mut all: Vec<String> = accounts.chain(named).collect();
@@ -227,8 +266,7 @@ impl PushContext {
     /// The workload of a node: the pod or entry of its name, else one at its address whose labels the node has.
     pub fn workload(&self, node: &Node) -> Option<&Arc<Workload>> {
         let workloads = &self.endpoints.get(&node.namespace)?.workloads;
-        let by_name = workloads.iter().find(|workload| workload.name == node.name);
-        by_name.or_else(|| workloads.iter().find(|workload| is_of(workload, node)))
+        workloads.named(&node.name).or_else(|| workloads.all().find(|workload| is_of(workload, node)))
     }
 
     /// Where a node is: as it says itself, else as its workload says (G16).
@@ -247,7 +285,7 @@ impl PushContext {
             _ => &node.labels,
         };
         let mut targets = Vec::new();
-        for service in self.services.by_namespace.get(&node.namespace).into_iter().flatten() {
+        for service in self.services.of_namespace(&node.namespace) {
             let selected = service.selector.as_ref().map(|selector| endpoints::selects(selector, labels));
             if selected == Some(false) || (service.external && service.registry == Registry::Kubernetes) {
                 continue;
@@ -278,11 +316,11 @@ impl PushContext {
 
     /// The VirtualServices that hold for a node at a gateway (`mesh`, or `namespace/name`), older first. Names of hosts, destinations
     /// and gateways are full, delegates are merged in.
-    pub fn virtual_services(&self, node: &Node, gateway: &str) -> Vec<Arc<Config<crd::VirtualService>>> {
+    pub fn virtual_services(&self, node: &Node, gateway: &str) -> Arc<[Arc<Config<crd::VirtualService>>]> {
         if gateway == MESH_GATEWAY && node.kind == NodeKind::Sidecar {
             return self.scope(node).virtual_services.clone();
         }
-        self.virtual_services_for(&node.namespace, gateway)
+        self.virtual_services_for(&node.namespace, gateway).into()
     }
 
     pub(super) fn virtual_services_for(&self, namespace: &str, gateway: &str) -> Vec<Arc<Config<crd::VirtualService>>> {

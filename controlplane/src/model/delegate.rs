@@ -1,6 +1,7 @@
 //! Delegation: a root's rule continues in another VirtualService (VS5). Source: Istio's `pilot/pkg/model/virtualservice.go`.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use mesh_proto::crd::StringMatch;
 use mesh_proto::crd::virtual_service::{HttpMatchRequest, HttpRoute};
@@ -10,7 +11,7 @@ use super::{Key, Name};
 
 /// The root's rules, each delegating one replaced by the delegate's rules under the root's conditions.
 /// A rule whose delegate is not there or not visible is dropped, as is a pair of conditions that contradict each other.
-pub fn merge(root: &Key, routes: Vec<HttpRoute>, delegates: &BTreeMap<(Name, Name), Entry>) -> Vec<HttpRoute> {
+pub fn merge(root: &Key, routes: Vec<HttpRoute>, delegates: &BTreeMap<(Name, Name), Arc<Entry>>) -> Vec<HttpRoute> {
     let mut merged = Vec::new();
     for route in routes {
         let Some(target) = &route.delegate else {

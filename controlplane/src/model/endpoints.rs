@@ -1,26 +1,29 @@
-//! Which workloads stand behind which service, by namespace: an object changes the endpoints of its own namespace only, so
-//! the other namespaces of the index are shared with the one before.
+//! Which workloads stand behind which service, by namespace and host. An object changes endpoints of its own namespace only, and [`touched`]
+//! says of which hosts, so the rest of the index is shared with the one before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mesh_proto::names::label;
 use mesh_proto::{crd, kube};
 
+use super::services::Services;
 use super::store::Objects;
 use super::{
-    Address, Endpoint, Kind, Meta, Name, Registry, Resolution, Service, ServicePort, Spec, Workload, kubernetes,
-    service_entry,
+    Address, Endpoint, Kind, Meta, Name, Object, Registry, Resolution, Service, ServicePort, Spec, Workload,
+    kubernetes, service_entry,
 };
 
+/// From how many changed workloads on a namespace is looked at as a whole, which then costs less than to look for each of them.
+const MANY: usize = 16;
+
 /// Endpoints and workloads of a namespace.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct NamespaceEndpoints {
-    /// Pods and WorkloadEntries, by name.
-    pub workloads: Vec<Arc<Workload>>,
+    /// Pods and WorkloadEntries.
+    pub workloads: Arc<Workloads>,
     /// Endpoints by host.
-    pub hosts: BTreeMap<Name, HostEndpoints>,
+    pub hosts: BTreeMap<Name, Arc<HostEndpoints>>,
 }
 
 /// Endpoints of a host.
@@ -32,17 +35,59 @@ pub struct HostEndpoints {
     pub accounts: BTreeSet<(Name, Name)>,
 }
 
-/// An entry of the namespace with its address as written.
-struct Entry<'a> {
-    raw: &'a crd::WorkloadEntry,
-    workload: Arc<Workload>,
+/// Workloads of a namespace.
+#[derive(Debug, Default)]
+pub struct Workloads {
+    pods: BTreeMap<Name, Arc<Workload>>,
+    entries: BTreeMap<Name, Arc<Workload>>,
+    /// Of several pods with one address the first by name.
+    pods_by_address: BTreeMap<IpAddr, Arc<Workload>>,
 }
 
-/// What is known in a namespace before services come into it.
-struct Known<'a> {
-    pods: Vec<Arc<Workload>>,
-    entries: Vec<Entry<'a>>,
-    localities: &'a BTreeMap<Name, Name>,
+impl Workloads {
+    fn new(objects: &Objects, namespace: &str, localities: &BTreeMap<Name, Name>) -> Self {
+        let pods = objects.within(Kind::Pod, namespace).filter_map(|object| workload(object, localities));
+        let entries = objects.within(Kind::WorkloadEntry, namespace).filter_map(|object| workload(object, localities));
+        let named = |workload: Workload| (workload.name.clone(), Arc::new(workload));
+        let mut workloads =
+            Self { pods: pods.map(named).collect(), entries: entries.map(named).collect(), ..Self::default() };
+        for pod in workloads.pods.values() {
+            for address in &pod.addresses {
+                workloads.pods_by_address.entry(*address).or_insert_with(|| pod.clone());
+            }
+        }
+        workloads
+    }
+
+    /// All; those of one name follow each other.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Workload>> {
+        self.pods.values().chain(self.entries.values())
+    }
+
+    /// The pod of this name, or the WorkloadEntry.
+    pub fn named(&self, name: &str) -> Option<&Arc<Workload>> {
+        self.pods.get(name).or_else(|| self.entries.get(name))
+    }
+
+    /// The pod and the WorkloadEntry of this name.
+    pub fn all_named(&self, name: &str) -> impl Iterator<Item = &Arc<Workload>> {
+        self.pods.get(name).into_iter().chain(self.entries.get(name))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.pods.is_empty() && self.entries.is_empty()
+    }
+}
+
+/// The workload of a Pod or a WorkloadEntry.
+fn workload(object: &Object, localities: &BTreeMap<Name, Name>) -> Option<Workload> {
+    match &object.spec {
+        Spec::Pod(pod) => kubernetes::workload(object, pod, localities),
+        Spec::WorkloadEntry(raw) => {
+            Some(service_entry::workload(&object.key.name, &object.key.namespace, &object.meta, raw))
+        }
+        _ => None,
+    }
 }
 
 /// Localities of nodes by name.
@@ -51,53 +96,140 @@ pub fn localities(objects: &Objects) -> BTreeMap<Name, Name> {
     nodes.map(|object| (object.key.name.clone(), kubernetes::node_locality(&object.meta.labels))).collect()
 }
 
-/// The endpoints of `namespace`, from its objects. `services` are those of the namespace.
-pub fn build(
-    objects: &Objects,
-    namespace: &str,
-    services: &[Arc<Service>],
-    localities: &BTreeMap<Name, Name>,
-) -> NamespaceEndpoints {
-    let pods = objects.within(Kind::Pod, namespace).filter_map(|object| match &object.spec {
-        Spec::Pod(pod) => kubernetes::workload(object, pod, localities).map(Arc::new),
-        _ => None,
-    });
-    let entries = objects.within(Kind::WorkloadEntry, namespace).filter_map(|object| match &object.spec {
-        Spec::WorkloadEntry(raw) => {
-            let workload = service_entry::workload(&object.key.name, &object.key.namespace, &object.meta, raw);
-            Some(Entry { raw, workload: Arc::new(workload) })
+/// What is known when the endpoints of a namespace are made.
+pub struct Inputs<'a> {
+    /// Every object.
+    pub objects: &'a Objects,
+    /// Every service.
+    pub services: &'a Services,
+    /// Localities of nodes.
+    pub localities: &'a BTreeMap<Name, Name>,
+}
+
+/// Which hosts of a namespace are made anew.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Touched {
+    /// All.
+    pub all: bool,
+    /// The workloads themselves.
+    pub workloads: bool,
+    /// These.
+    pub hosts: BTreeSet<Name>,
+}
+
+/// What changed workloads, as they were and as they are, touch in their namespace.
+pub fn touched(inputs: &Inputs<'_>, namespace: &str, changed: &[&Object], touched: &mut Touched) {
+    touched.workloads = true;
+    if changed.len() > MANY {
+        touched.all = true;
+        return;
+    }
+    let workloads: Vec<Workload> = changed.iter().filter_map(|object| workload(object, inputs.localities)).collect();
+    for service in inputs.services.of_namespace(namespace) {
+        let selected = |selector| workloads.iter().any(|workload| selects(selector, &workload.labels));
+        if service.selector.as_ref().is_some_and(selected) {
+            touched.hosts.insert(service.host.clone());
         }
-        _ => None,
-    });
-    let known = Known { pods: pods.collect(), entries: entries.collect(), localities };
-    let mut found: BTreeMap<Name, BTreeMap<Name, Vec<Endpoint>>> = BTreeMap::new();
-    for service in services {
-        let ports = found.entry(service.host.clone()).or_default();
-        for port in &service.ports {
-            let list = ports.entry(port.name.clone()).or_default();
-            match service.registry {
-                Registry::Kubernetes => of_kubernetes(objects, service, port, &known, list),
-                Registry::External => of_entry(objects, service, port, &known, list),
+    }
+    // Slices name workloads of services without a selector too.
+    for (service, slice) in inputs.objects.slices_within(namespace) {
+        let named = slice.endpoints.iter().flatten().any(|endpoint| {
+            let target = endpoint.target_ref.as_ref().and_then(|target| target.name.as_deref());
+            let addresses = || endpoint.addresses.iter().filter_map(|text| text.parse::<IpAddr>().ok());
+            changed.iter().any(|object| Some(&*object.key.name) == target)
+                || addresses().any(|address| workloads.iter().any(|workload| workload.addresses.contains(&address)))
+        });
+        if named {
+            let services = inputs.services.of_object(Registry::Kubernetes, namespace, service);
+            touched.hosts.extend(services.iter().map(|service| service.host.clone()));
+        }
+    }
+}
+
+/// The endpoints of `namespace` with what is touched made anew; `None` if there is nothing in it.
+pub fn rebuild(
+    inputs: &Inputs<'_>,
+    namespace: &str,
+    before: Option<&NamespaceEndpoints>,
+    touched: &Touched,
+) -> Option<NamespaceEndpoints> {
+    let mut next = before.cloned().unwrap_or_default();
+    if touched.workloads || touched.all {
+        next.workloads = Arc::new(Workloads::new(inputs.objects, namespace, inputs.localities));
+    }
+    let mut hosts = touched.hosts.clone();
+    if touched.all {
+        hosts.extend(next.hosts.keys().cloned());
+        hosts.extend(inputs.services.of_namespace(namespace).iter().map(|service| service.host.clone()));
+    }
+    let known = Known {
+        workloads: &next.workloads,
+        entries: entries(inputs.objects, namespace, &next.workloads),
+        localities: inputs.localities,
+    };
+    for host in hosts {
+        let services = inputs.services.of_host(&host).iter().filter(|service| *service.namespace == *namespace);
+        match build(inputs.objects, services, &known) {
+            None => drop(next.hosts.remove(&host)),
+            Some(built) => {
+                // What is as before stays the same allocation, by which others see at once that it is.
+                if next.hosts.get(&host).is_none_or(|before| **before != built) {
+                    next.hosts.insert(host, Arc::new(built));
+                }
             }
         }
     }
-    let hosts = found.into_iter().map(|(host, ports)| {
-        let mut result = HostEndpoints::default();
-        for (name, mut list) in ports {
-            list.sort_by(|one, other| (&one.address, one.port).cmp(&(&other.address, other.port)));
-            list.dedup_by(|one, other| one.address == other.address && one.port == other.port);
-            let accounts = list.iter().filter(|endpoint| !endpoint.workload.service_account.is_empty());
-            let accounts = accounts.map(|one| (one.workload.namespace.clone(), one.workload.service_account.clone()));
-            result.accounts.extend(accounts);
-            result.ports.insert(name, list.into());
-        }
-        (host, result)
+    (!next.workloads.is_empty() || !next.hosts.is_empty()).then_some(next)
+}
+
+/// An entry of the namespace with its address as written.
+struct Entry<'a> {
+    raw: &'a crd::WorkloadEntry,
+    workload: Arc<Workload>,
+}
+
+/// What is known in a namespace before services come into it.
+struct Known<'a> {
+    workloads: &'a Workloads,
+    entries: Vec<Entry<'a>>,
+    localities: &'a BTreeMap<Name, Name>,
+}
+
+fn entries<'a>(objects: &'a Objects, namespace: &str, workloads: &Workloads) -> Vec<Entry<'a>> {
+    let entries = objects.within(Kind::WorkloadEntry, namespace).filter_map(|object| match &object.spec {
+        Spec::WorkloadEntry(raw) => Some(Entry { raw, workload: workloads.entries.get(&object.key.name)?.clone() }),
+        _ => None,
     });
-    let hosts = hosts.collect();
-    let mut workloads = known.pods;
-    workloads.extend(known.entries.into_iter().map(|entry| entry.workload));
-    workloads.sort_by(|one, other| one.name.cmp(&other.name));
-    NamespaceEndpoints { workloads, hosts }
+    entries.collect()
+}
+
+/// The endpoints of the services of one host and namespace; `None` if there is no such service.
+fn build<'a>(
+    objects: &Objects,
+    services: impl Iterator<Item = &'a Arc<Service>>,
+    known: &Known<'_>,
+) -> Option<HostEndpoints> {
+    let mut found: Option<BTreeMap<Name, Vec<Endpoint>>> = None;
+    for service in services {
+        let ports = found.get_or_insert_default();
+        for port in &service.ports {
+            let list = ports.entry(port.name.clone()).or_default();
+            match service.registry {
+                Registry::Kubernetes => of_kubernetes(objects, service, port, known, list),
+                Registry::External => of_entry(objects, service, port, known, list),
+            }
+        }
+    }
+    let mut result = HostEndpoints::default();
+    for (name, mut list) in found? {
+        list.sort_by(|one, other| (&one.address, one.port).cmp(&(&other.address, other.port)));
+        list.dedup_by(|one, other| one.address == other.address && one.port == other.port);
+        let accounts = list.iter().filter(|endpoint| !endpoint.workload.service_account.is_empty());
+        let accounts = accounts.map(|one| (one.workload.namespace.clone(), one.workload.service_account.clone()));
+        result.accounts.extend(accounts);
+        result.ports.insert(name, list.into());
+    }
+    Some(result)
 }
 
 /// True if `labels` hold all of the selector's, which must not be empty.
@@ -130,13 +262,7 @@ fn of_kubernetes(
         return;
     }
     let unready_too = spec.publish_not_ready_addresses.unwrap_or(false);
-    let slices = objects.within(Kind::EndpointSlice, &service.namespace).filter_map(|object| match &object.spec {
-        Spec::EndpointSlice(slice) => {
-            let named = object.meta.labels.get(label::ENDPOINT_SLICE_SERVICE)?;
-            (**named == *service.name).then_some(slice)
-        }
-        _ => None,
-    });
+    let slices = objects.slices(&service.namespace, &service.name);
     let mut sliced = false;
     for slice in slices {
         sliced = true;
@@ -144,7 +270,8 @@ fn of_kubernetes(
     }
     let Some(selector) = &service.selector else { return };
     if !sliced {
-        let pods = known.pods.iter().filter(|pod| selects(selector, &pod.labels) && (pod.ready || unready_too));
+        let pods =
+            known.workloads.pods.values().filter(|pod| selects(selector, &pod.labels) && (pod.ready || unready_too));
         list.extend(pods.filter_map(|pod| of_pod(pod, port)));
     }
     let entries = known.entries.iter().filter(|entry| selects(selector, &entry.workload.labels));
@@ -170,7 +297,7 @@ fn of_slice(
     unready_too: bool,
     list: &mut Vec<Endpoint>,
 ) {
-    let (pods, localities) = (&known.pods, known.localities);
+    let (workloads, localities) = (known.workloads, known.localities);
     let numbers = slice.ports.iter().flatten().filter(|one| one.name.as_deref().unwrap_or_default() == &*port.name);
     let Some(number) = numbers.filter_map(|one| u16::try_from(one.port?).ok()).next() else { return };
     for endpoint in slice.endpoints.iter().flatten() {
@@ -181,8 +308,8 @@ fn of_slice(
         }
         let Some(address) = endpoint.addresses.iter().find_map(|text| text.parse::<IpAddr>().ok()) else { continue };
         let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
-        let by_name = target.and_then(|target| pods.iter().find(|pod| Some(&*pod.name) == target.name.as_deref()));
-        let workload = by_name.or_else(|| pods.iter().find(|pod| pod.addresses.contains(&address)));
+        let by_name = target.and_then(|target| workloads.pods.get(target.name.as_deref()?));
+        let workload = by_name.or_else(|| workloads.pods_by_address.get(&address));
         let workload = workload.cloned().unwrap_or_else(|| {
             let locality = endpoint.node_name.as_deref().and_then(|node| localities.get(node).cloned());
             Arc::new(anonymous(&service.namespace, vec![address], locality.unwrap_or_default()))
@@ -206,7 +333,7 @@ fn of_entry(objects: &Objects, service: &Service, port: &ServicePort, known: &Kn
     let Some(Spec::ServiceEntry(raw)) = object.map(|object| &object.spec) else { return };
     let before = list.len();
     if let Some(selector) = &service.selector {
-        let pods = known.pods.iter().filter(|pod| selects(selector, &pod.labels) && pod.ready);
+        let pods = known.workloads.pods.values().filter(|pod| selects(selector, &pod.labels) && pod.ready);
         list.extend(pods.filter_map(|pod| of_pod(pod, port)));
         let entries = known.entries.iter().filter(|entry| selects(selector, &entry.workload.labels));
         list.extend(entries.map(|entry| service_entry::endpoint(&entry.workload, entry.raw, port)));

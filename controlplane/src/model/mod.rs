@@ -3,6 +3,7 @@
 //! Fed by [`crate::source`], read by [`crate::push`] and [`crate::translate`]. Synchronous and free of I/O.
 
 pub mod auto_address;
+pub mod changes;
 pub mod context;
 pub mod credentials;
 pub mod delegate;
@@ -17,9 +18,12 @@ pub mod scope;
 pub mod security;
 pub mod service;
 pub mod service_entry;
+pub mod services;
 pub mod store;
+pub mod update;
 pub mod virtual_service;
 
+pub use changes::Changes;
 pub use context::{Config, Direction, OutboundPolicy, PushContext, Target};
 pub use host::full_host;
 pub use logging::{AccessLog, LogFormat};
@@ -27,7 +31,7 @@ pub use node::{Interception, Node, NodeKind};
 pub use object::{Change, Key, Kind, Meta, Object, Origin, Spec};
 pub use security::{Authorization, Mode, Mtls};
 pub use service::{Address, Endpoint, ExportTo, Protocol, Registry, Resolution, Service, ServicePort, Workload};
-pub use store::{Changes, Model};
+pub use store::Model;
 
 /// A shared string.
 pub type Name = std::sync::Arc<str>;

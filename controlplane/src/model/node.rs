@@ -64,6 +64,8 @@ pub struct Node {
     /// The proxy answers its workload's DNS questions (`DNS_CAPTURE`), unless `DNS_AUTO_ALLOCATE` is `false`: then without addresses
     /// that the mesh gave (SE8).
     pub dns_capture: bool,
+    /// Takes the virtual hosts of route tables one by one (`FERROMESH_VHDS`).
+    pub vhds: bool,
     /// gRPC's own xDS client (`user_agent_name` begins with `gRPC`, or `GENERATOR: grpc`).
     pub grpc: bool,
 }

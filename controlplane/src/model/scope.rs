@@ -12,12 +12,36 @@ use super::host::{is_within, overlaps};
 use super::{Name, Node, NodeKind, Registry, Service, endpoints, virtual_service};
 
 /// What proxies of one namespace under one Sidecar may reach.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Scope {
     /// By host.
-    pub services: Vec<Arc<Service>>,
+    pub services: Arc<[Arc<Service>]>,
     /// VirtualServices of sidecars, older first.
-    pub virtual_services: Vec<Arc<Config<crd::VirtualService>>>,
+    pub virtual_services: Arc<[Arc<Config<crd::VirtualService>>]>,
+    /// Everything that the namespace sees: no Sidecar says what is imported.
+    pub everything: bool,
+}
+
+impl Scope {
+    /// The service of this host.
+    pub fn service(&self, host: &str) -> Option<&Arc<Service>> {
+        let index = self.services.binary_search_by(|service| (*service.host).cmp(host)).ok()?;
+        Some(&self.services[index])
+    }
+}
+
+/// The scope of everything after the services of some hosts changed.
+pub fn refresh(before: &Scope, context: &PushContext, namespace: &str, hosts: &BTreeSet<Name>) -> Scope {
+    let mut services = Vec::with_capacity(before.services.len() + hosts.len());
+    let mut rest = &*before.services;
+    for host in hosts {
+        let (kept, after) = rest.split_at(rest.partition_point(|service| service.host < *host));
+        services.extend_from_slice(kept);
+        services.extend(context.service(namespace, host).cloned());
+        rest = if after.first().is_some_and(|service| service.host == *host) { &after[1..] } else { after };
+    }
+    services.extend_from_slice(rest);
+    Scope { services: services.into(), ..before.clone() }
 }
 
 /// Which of several services with one host a namespace means: its own, Kubernetes', the oldest.
@@ -106,7 +130,7 @@ fn listener_port(listener: &IstioEgressListener) -> Option<u16> {
 pub fn listener_services(context: &PushContext, namespace: &str, listener: &IstioEgressListener) -> Vec<Arc<Service>> {
     let imports = Imports::new(namespace, &listener.hosts);
     let port = listener_port(listener);
-    let services = context.services_by_host().values().filter_map(|candidates| {
+    let services = context.service_hosts().filter_map(|(_, candidates)| {
         let imported = candidates.iter().filter(|service| {
             imports.has_service(service) && port.is_none_or(|port| service.ports.iter().any(|one| one.number == port))
         });
@@ -131,9 +155,9 @@ pub fn build(context: &PushContext, namespace: &Name, sidecar: Option<&Config<cr
     let visible = context.virtual_services_for(namespace, MESH_GATEWAY);
     // No egress at all means everything.
     if egress.is_empty() {
-        let services = context.services_by_host().values();
-        let services = services.filter_map(|candidates| preferred(namespace, candidates.iter()).cloned());
-        return Scope { services: services.collect(), virtual_services: visible };
+        let services = context.service_hosts();
+        let services = services.filter_map(|(_, candidates)| preferred(namespace, candidates.iter()).cloned());
+        return Scope { services: services.collect(), virtual_services: visible.into(), everything: true };
     }
     let virtual_services = visible.into_iter().filter(|config| {
         egress.iter().any(|listener| Imports::new(namespace, &listener.hosts).has_virtual_service(config))
@@ -165,5 +189,5 @@ pub fn build(context: &PushContext, namespace: &Name, sidecar: Option<&Config<cr
             Arc::new(restricted(&service, &ports))
         }
     });
-    Scope { services: services.collect(), virtual_services }
+    Scope { services: services.collect(), virtual_services: virtual_services.into(), everything: false }
 }

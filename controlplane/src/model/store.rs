@@ -1,64 +1,103 @@
-//! Every object by its key, and the indexes over them. A batch of changes makes one new [`PushContext`]; indexes that it does not
-//! touch are shared with the one before.
+//! Every object by its key. A batch of changes makes one new [`PushContext`], which [`super::update`] makes of the one before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mesh_proto::crd;
+use mesh_proto::names::label;
+use mesh_proto::{crd, kube};
 
-use super::context::{Config, PushContext, Services};
-use super::destination_rule::DestinationRules;
-use super::endpoints::{self, NamespaceEndpoints};
-use super::{
-    Change, Key, Kind, Name, Object, Resolution, Spec, auto_address, kubernetes, service_entry, virtual_service,
-};
+use super::context::PushContext;
+use super::update::{self, Batch, Resolved};
+use super::{Change, Changes, Key, Kind, Name, Object, Spec};
 
 /// Objects by key.
 #[derive(Debug, Default)]
-pub struct Objects(BTreeMap<Key, Arc<Object>>);
+pub struct Objects {
+    all: BTreeMap<Key, Arc<Object>>,
+    /// Names of EndpointSlices by namespace and service.
+    slices: BTreeMap<Name, BTreeMap<Name, BTreeSet<Name>>>,
+}
+
+/// The service that an EndpointSlice is of.
+pub(super) fn sliced(object: &Object) -> Option<&str> {
+    let slice = matches!(object.spec, Spec::EndpointSlice(_));
+    object.meta.labels.get(label::ENDPOINT_SLICE_SERVICE).map(String::as_str).filter(|_| slice)
+}
 
 impl Objects {
     /// All of a kind, by namespace and name.
     pub fn of(&self, kind: Kind) -> impl Iterator<Item = &Arc<Object>> {
         let first = Key { kind, namespace: "".into(), name: "".into() };
-        self.0.range(first..).take_while(move |(key, _)| key.kind == kind).map(|(_, object)| object)
+        self.all.range(first..).take_while(move |(key, _)| key.kind == kind).map(|(_, object)| object)
     }
 
     /// Those of one namespace.
     pub fn within<'a>(&'a self, kind: Kind, namespace: &str) -> impl Iterator<Item = &'a Arc<Object>> + use<'a> {
         let first = Key { kind, namespace: namespace.into(), name: "".into() };
         let namespace = first.namespace.clone();
-        let found = self.0.range(first..).take_while(move |(key, _)| key.kind == kind && key.namespace == namespace);
+        let found = self.all.range(first..).take_while(move |(key, _)| key.kind == kind && key.namespace == namespace);
         found.map(|(_, object)| object)
     }
 
     /// One object.
     pub fn get(&self, kind: Kind, namespace: &str, name: &str) -> Option<&Arc<Object>> {
-        self.0.get(&Key { kind, namespace: namespace.into(), name: name.into() })
+        self.all.get(&Key { kind, namespace: namespace.into(), name: name.into() })
     }
 
     /// Every object.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Object>> {
-        self.0.values()
+        self.all.values()
     }
-}
 
-/// What a batch of changes means for proxies.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Changes {
-    /// More than endpoints changed.
-    pub full: bool,
-    /// Hosts whose endpoints changed. When `full` is false these are all that changed, beside what a node's own pod
-    /// (whose key is in `keys`) says about the node itself.
-    pub endpoints: BTreeSet<Name>,
-    /// Objects that were set anew or removed.
-    pub keys: Vec<Key>,
-}
+    /// The EndpointSlices of a service, by name.
+    pub fn slices<'a>(&'a self, namespace: &'a str, service: &str) -> impl Iterator<Item = &'a kube::EndpointSlice> {
+        let names = self.slices.get(namespace).and_then(|services| services.get(service));
+        names.into_iter().flatten().filter_map(|name| self.slice(namespace, name))
+    }
 
-impl Changes {
-    /// True if nothing changed.
-    pub fn is_empty(&self) -> bool {
-        !self.full && self.endpoints.is_empty() && self.keys.is_empty()
+    /// The EndpointSlices of a namespace, each with its service.
+    pub fn slices_within<'a>(
+        &'a self,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = (&'a Name, &'a kube::EndpointSlice)> {
+        let services = self.slices.get(namespace).into_iter().flatten();
+        services.flat_map(move |(service, names)| {
+            names.iter().filter_map(move |name| Some((service, self.slice(namespace, name)?)))
+        })
+    }
+
+    fn slice(&self, namespace: &str, name: &str) -> Option<&kube::EndpointSlice> {
+        match &self.get(Kind::EndpointSlice, namespace, name)?.spec {
+            Spec::EndpointSlice(slice) => Some(slice),
+            _ => None,
+        }
+    }
+
+    fn insert(&mut self, object: Arc<Object>) -> Option<Arc<Object>> {
+        let before = self.remove(&object.key);
+        if let Some(service) = sliced(&object) {
+            let services = self.slices.entry(object.key.namespace.clone()).or_default();
+            services.entry(service.into()).or_default().insert(object.key.name.clone());
+        }
+        self.all.insert(object.key.clone(), object);
+        before
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<Arc<Object>> {
+        let removed = self.all.remove(key)?;
+        if let Some(service) = sliced(&removed)
+            && let Some(services) = self.slices.get_mut(&key.namespace)
+            && let Some(names) = services.get_mut(service)
+        {
+            names.remove(&key.name);
+            if names.is_empty() {
+                services.remove(service);
+            }
+            if services.is_empty() {
+                self.slices.remove(&key.namespace);
+            }
+        }
+        Some(removed)
     }
 }
 
@@ -66,6 +105,7 @@ impl Changes {
 #[derive(Debug)]
 pub struct Model {
     objects: Objects,
+    resolved: Resolved,
     context: Arc<PushContext>,
 }
 
@@ -83,7 +123,8 @@ impl Model {
 
     /// An empty model.
     pub fn with_domain(mesh: crd::MeshConfig, domain: &str) -> Self {
-        Self { objects: Objects::default(), context: Arc::new(PushContext::empty(Arc::new(mesh), domain.into())) }
+        let context = Arc::new(PushContext::empty(Arc::new(mesh), domain.into()));
+        Self { objects: Objects::default(), resolved: Resolved::default(), context }
     }
 
     /// What is known now. It never changes; later changes make another.
@@ -101,56 +142,50 @@ impl Model {
         if *self.context.mesh == mesh {
             return false;
         }
-        let mut next = self.context.successor();
-        next.mesh = Arc::new(mesh);
         // Export defaults and the root namespace shape every index.
-        let kinds: BTreeSet<Kind> = self.objects.all().map(|object| object.key.kind).collect();
-        let namespaces = self.objects.all().map(|object| object.key.namespace.clone()).collect();
-        self.rebuild(&mut next, &kinds, &namespaces);
+        let mut next = PushContext::empty(Arc::new(mesh), self.context.domain.clone());
+        next.version = self.context.version + 1;
+        self.resolved = Resolved::default();
+        let all: Batch = self.objects.all().map(|object| (object.key.clone(), None)).collect();
+        update::update(&self.objects, &mut self.resolved, &mut next, &all);
         self.context = Arc::new(next);
         true
     }
 
     /// Applies a batch as one. Objects that are as before count for nothing.
     pub fn apply(&mut self, changes: Vec<Change>) -> Changes {
-        let mut result = Changes::default();
-        let (mut kinds, mut namespaces) = (BTreeSet::new(), BTreeSet::new());
+        let mut batch = Batch::new();
         for change in changes {
-            let key = match change {
+            let (key, before) = match change {
                 Change::Set(object) => {
                     let key = object.key.clone();
-                    let known = self.objects.0.get(&key);
+                    let known = self.objects.all.get(&key);
                     if known.is_some_and(|known| **known == *object) {
                         continue;
                     }
                     // The addresses in force, written down by the mesh itself, are no news.
                     let written =
                         known.is_some_and(|known| known.is_but_recorded(&object)) && self.has_recorded(&object);
-                    self.objects.0.insert(key.clone(), object);
+                    let before = self.objects.insert(object);
                     if written {
                         continue;
                     }
-                    key
+                    (key, before)
                 }
-                Change::Remove(key) => {
-                    if self.objects.0.remove(&key).is_none() {
-                        continue;
-                    }
-                    key
-                }
+                Change::Remove(key) => match self.objects.remove(&key) {
+                    None => continue,
+                    removed => (key, removed),
+                },
             };
-            kinds.insert(key.kind);
-            namespaces.insert(key.namespace.clone());
-            result.keys.push(key);
+            // Of several changes of one object the first knows what was before the batch.
+            batch.entry(key).or_insert(before);
         }
-        if result.keys.is_empty() {
-            return result;
+        if batch.is_empty() {
+            return Changes::default();
         }
-        let before = self.context.clone();
-        let mut next = before.successor();
-        self.rebuild(&mut next, &kinds, &namespaces);
-        result.full = kinds.iter().any(|kind| !is_of_endpoints(*kind) && is_read(*kind));
-        compare(&before, &next, &mut result);
+        let mut next = self.context.successor();
+        let result = update::update(&self.objects, &mut self.resolved, &mut next, &batch);
+        next.keep_scopes(&self.context, &result);
         self.context = Arc::new(next);
         result
     }
@@ -158,168 +193,9 @@ impl Model {
     /// True if the hosts of a ServiceEntry have the addresses that it records.
     fn has_recorded(&self, object: &Object) -> bool {
         object.recorded.iter().all(|(host, address)| {
-            let services = self.context.services.by_host.get(host).into_iter().flatten();
+            let services = self.context.services.of_host(host).iter();
             let mut own = services.filter(|service| service.namespace == object.key.namespace);
             own.any(|service| service.auto_addresses.contains(address))
         })
-    }
-
-    fn rebuild(&self, next: &mut PushContext, kinds: &BTreeSet<Kind>, namespaces: &BTreeSet<Name>) {
-        let changed = |kind: Kind| kinds.contains(&kind);
-        let mesh = next.mesh.clone();
-        let services = changed(Kind::Service) || changed(Kind::ServiceEntry);
-        if services {
-            next.services = Arc::new(self.services(&mesh, &next.domain));
-        }
-        if services || kinds.iter().any(|kind| is_of_endpoints(*kind)) {
-            self.rebuild_endpoints(next, changed(Kind::Node), namespaces);
-        }
-        if changed(Kind::VirtualService) {
-            let all = self.configs(Kind::VirtualService, |spec| match spec {
-                Spec::VirtualService(spec) => Some(spec.clone()),
-                _ => None,
-            });
-            let default = &mesh.default_virtual_service_export_to;
-            next.virtual_services = Arc::new(virtual_service::resolve(all, default, &next.domain));
-        }
-        if changed(Kind::DestinationRule) {
-            let all = self.configs(Kind::DestinationRule, |spec| match spec {
-                Spec::DestinationRule(spec) => Some(spec.clone()),
-                _ => None,
-            });
-            let default = &mesh.default_destination_rule_export_to;
-            next.destination_rules = Arc::new(DestinationRules::new(all, default, &next.domain));
-        }
-        macro_rules! plain {
-            ($($kind:ident => $field:ident),*) => {$(
-                if changed(Kind::$kind) {
-                    next.$field = Arc::new(self.configs(Kind::$kind, |spec| match spec {
-                        Spec::$kind(spec) => Some(spec.clone()),
-                        _ => None,
-                    }));
-                }
-            )*};
-        }
-        plain!(
-            Gateway => gateways, Sidecar => sidecars, PeerAuthentication => peer_authentications,
-            AuthorizationPolicy => authorization_policies, Telemetry => telemetries
-        );
-        if changed(Kind::Secret) {
-            let secrets = self.objects.of(Kind::Secret);
-            let secrets = secrets.map(|one| ((one.key.namespace.clone(), one.key.name.clone()), one.clone()));
-            next.secrets = Arc::new(secrets.collect());
-        }
-    }
-
-    fn services(&self, mesh: &crd::MeshConfig, domain: &str) -> Services {
-        let default = &mesh.default_service_export_to;
-        let mut services = Services::default();
-        for object in self.objects.of(Kind::Service) {
-            if let Spec::Service(raw) = &object.spec {
-                services.insert(kubernetes::service(object, raw, default, domain));
-            }
-        }
-        let mut external = Vec::new();
-        let mut recorded = auto_address::Recorded::new();
-        for object in self.objects.of(Kind::ServiceEntry) {
-            if let Spec::ServiceEntry(raw) = &object.spec {
-                external.extend(service_entry::services(object, raw, default));
-            }
-            for (host, address) in &object.recorded {
-                recorded.entry((object.key.namespace.clone(), host.clone())).or_default().push(*address);
-            }
-        }
-        auto_address::allocate(&mut external, &recorded);
-        external.into_iter().for_each(|one| services.insert(one));
-        services
-    }
-
-    fn rebuild_endpoints(&self, next: &mut PushContext, everywhere: bool, namespaces: &BTreeSet<Name>) {
-        let localities = endpoints::localities(&self.objects);
-        let all: BTreeSet<Name>;
-        let namespaces = if everywhere {
-            all = self.objects.all().map(|object| object.key.namespace.clone()).collect();
-            &all
-        } else {
-            namespaces
-        };
-        let mut index = (*next.endpoints).clone();
-        for namespace in namespaces {
-            let none = Vec::new();
-            let services = next.services.by_namespace.get(namespace).unwrap_or(&none);
-            let built = endpoints::build(&self.objects, namespace, services, &localities);
-            if built.workloads.is_empty() && built.hosts.is_empty() {
-                index.remove(namespace);
-            } else {
-                index.insert(namespace.clone(), Arc::new(built));
-            }
-        }
-        next.endpoints = Arc::new(index);
-    }
-
-    /// The objects of a kind, older first (G7).
-    fn configs<T>(&self, kind: Kind, spec: impl Fn(&Spec) -> Option<T>) -> Vec<Arc<Config<T>>> {
-        let configs = self.objects.of(kind).filter_map(|object| {
-            let spec = spec(&object.spec)?;
-            let (key, meta, origin) = (object.key.clone(), object.meta.clone(), object.origin.clone());
-            Some(Arc::new(Config { key, meta, origin, spec }))
-        });
-        let mut configs: Vec<_> = configs.collect();
-        configs.sort_by(|one, other| {
-            let order =
-                |config: &Config<T>| (config.meta.created, config.key.name.clone(), config.key.namespace.clone());
-            order(one).cmp(&order(other))
-        });
-        configs
-    }
-}
-
-/// Kinds whose changes alter endpoints alone.
-fn is_of_endpoints(kind: Kind) -> bool {
-    matches!(kind, Kind::Pod | Kind::EndpointSlice | Kind::WorkloadEntry | Kind::Node)
-}
-
-/// Kinds that translation reads.
-fn is_read(kind: Kind) -> bool {
-    !matches!(
-        kind,
-        Kind::Namespace
-            | Kind::ConfigMap
-            | Kind::Ingress
-            | Kind::IngressClass
-            | Kind::EnvoyFilter
-            | Kind::ProxyConfig
-            | Kind::RequestAuthentication
-            | Kind::TrafficExtension
-            | Kind::WasmPlugin
-            | Kind::WorkloadGroup
-    )
-}
-
-/// Says whose endpoints differ; where clusters or listeners are made from endpoints, the change is a full one.
-fn compare(before: &PushContext, after: &PushContext, result: &mut Changes) {
-    let namespaces: BTreeSet<&Name> = before.endpoints.keys().chain(after.endpoints.keys()).collect();
-    let none = Arc::new(NamespaceEndpoints::default());
-    for namespace in namespaces {
-        let old = before.endpoints.get(namespace).unwrap_or(&none);
-        let new = after.endpoints.get(namespace).unwrap_or(&none);
-        if Arc::ptr_eq(old, new) {
-            continue;
-        }
-        let hosts: BTreeSet<&Name> = old.hosts.keys().chain(new.hosts.keys()).collect();
-        for host in hosts {
-            let (old, new) = (old.hosts.get(host), new.hosts.get(host));
-            if old == new {
-                continue;
-            }
-            result.endpoints.insert(host.clone());
-            // Clusters hold the identities behind a service.
-            let accounts = |found: Option<&super::endpoints::HostEndpoints>| found.map(|found| found.accounts.clone());
-            let services = after.services.by_host.get(host).into_iter().flatten();
-            let mut inline = services.filter(|service| service.resolution != Resolution::Static);
-            if accounts(old) != accounts(new) || inline.next().is_some() {
-                result.full = true;
-            }
-        }
     }
 }

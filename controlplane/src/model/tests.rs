@@ -65,6 +65,7 @@ pub fn node(namespace: &str, app: &str, address: &str) -> Node {
         ferromesh: true,
         proxy_config: serde_json::Value::Null,
         dns_capture: false,
+        vhds: false,
         grpc: false,
     }
 }
@@ -413,21 +414,22 @@ fn telemetry_decides_over_access_log_file() {
 fn changes_of_pods_are_changes_of_endpoints() {
     let mut model = Model::default();
     let first = model.apply(objects(&(service("shop", "cart", "") + &pod("shop", "cart", "cart-1", "10.0.0.1", ""))));
-    assert!(first.full);
+    assert!(!first.is_of_endpoints());
     let before = model.context();
     let same = model.apply(objects(&pod("shop", "cart", "cart-1", "10.0.0.1", "")));
-    assert!(same.is_empty() && Arc::ptr_eq(&before, &model.context()));
+    assert!(same.is_none() && Arc::ptr_eq(&before, &model.context()));
     let second = model.apply(objects(&pod("shop", "cart", "cart-2", "10.0.0.2", "")));
-    assert_eq!((second.full, second.endpoints.len()), (false, 1));
+    assert_eq!((second.is_of_endpoints(), second.endpoints.len()), (true, 1));
     assert_eq!(model.context().version, before.version + 1);
     // A new service account is in clusters.
     let other =
         pod("shop", "cart", "cart-3", "10.0.0.3", "").replace("serviceAccountName: cart", "serviceAccountName: x");
-    assert!(model.apply(objects(&other)).full);
+    assert!(!model.apply(objects(&other)).is_of_endpoints());
     let gone = Key { kind: Kind::Pod, namespace: "shop".into(), name: "cart-2".into() };
     let third = model.apply(vec![Change::Remove(gone.clone()), Change::Remove(gone.clone())]);
-    assert_eq!((third.full, third.keys), (false, vec![gone]));
+    assert!(third.is_of_endpoints());
+    assert_eq!(third.workloads, [(gone.namespace, gone.name)].into());
     assert!(
-        model.apply(objects("kind: VirtualService\nmetadata: {name: v, namespace: shop}\nspec: {hosts: [cart]}")).full
+        model.apply(objects("kind: VirtualService\nmetadata: {name: v, namespace: shop}\nspec: {hosts: [cart]}")).rules
     );
 }

@@ -11,7 +11,7 @@ use super::context::Config;
 use super::{ExportTo, Name, delegate, host};
 
 /// A VirtualService and who may see it.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub struct Entry {
     /// Resolved.
     pub config: Arc<Config<crd::VirtualService>>,
@@ -19,25 +19,30 @@ pub struct Entry {
     pub export_to: ExportTo,
 }
 
-/// All roots (those with hosts), older first.
-pub fn resolve(all: Vec<Arc<Config<crd::VirtualService>>>, export_default: &[String], domain: &str) -> Vec<Entry> {
-    let resolved = all.into_iter().map(|config| {
-        let export_to = ExportTo::of(&config.spec.export_to, export_default, &config.key.namespace);
-        let spec = resolve_one(&config.spec, &config.key.namespace, domain);
-        Entry { config: Arc::new(Config { spec, ..(*config).clone() }), export_to }
-    });
-    let (roots, delegates): (Vec<Entry>, Vec<Entry>) = resolved.partition(|entry| !entry.config.spec.hosts.is_empty());
-    let delegates: BTreeMap<(Name, Name), Entry> = delegates
+/// One with its names made full.
+pub fn resolve(config: &Config<crd::VirtualService>, export_default: &[String], domain: &str) -> Entry {
+    let export_to = ExportTo::of(&config.spec.export_to, export_default, &config.key.namespace);
+    let spec = resolve_one(&config.spec, &config.key.namespace, domain);
+    Entry { config: Arc::new(Config { spec, ..config.clone() }), export_to }
+}
+
+/// All roots (those with hosts) with their delegates, older first. Those without delegates are shared.
+pub fn merge<'a>(resolved: impl Iterator<Item = &'a Arc<Entry>>) -> Vec<Arc<Entry>> {
+    let (mut roots, delegates): (Vec<_>, Vec<_>) =
+        resolved.cloned().partition(|entry| !entry.config.spec.hosts.is_empty());
+    roots.sort_by(|one, other| one.config.age().cmp(&other.config.age()));
+    let delegates: BTreeMap<(Name, Name), Arc<Entry>> = delegates
         .into_iter()
         .map(|entry| ((entry.config.key.namespace.clone(), entry.config.key.name.clone()), entry))
         .collect();
-    let merged = roots.into_iter().map(|mut root| {
-        if root.config.spec.http.iter().any(|route| route.delegate.is_some()) {
-            let mut spec = root.config.spec.clone();
-            spec.http = delegate::merge(&root.config.key, spec.http, &delegates);
-            root.config = Arc::new(Config { spec, ..(*root.config).clone() });
+    let merged = roots.into_iter().map(|root| {
+        if !root.config.spec.http.iter().any(|route| route.delegate.is_some()) {
+            return root;
         }
-        root
+        let mut spec = root.config.spec.clone();
+        spec.http = delegate::merge(&root.config.key, spec.http, &delegates);
+        let config = Arc::new(Config { spec, ..(*root.config).clone() });
+        Arc::new(Entry { config, export_to: root.export_to.clone() })
     });
     merged.collect()
 }

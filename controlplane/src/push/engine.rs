@@ -6,14 +6,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Debounce, Published, Scope, World};
+use super::{Debounce, Published, World};
 use crate::metrics::Metrics;
-use crate::model::{Change, Object};
+use crate::model::{Change, Changes, Object};
 
 /// What the engine owns: the model, or a table in tests.
 pub trait Knowledge: Send + 'static {
     /// Applies changes as one and says what they touched.
-    fn apply(&mut self, changes: Vec<Change>) -> Scope;
+    fn apply(&mut self, changes: Vec<Change>) -> Changes;
     /// The state of now.
     fn world(&mut self) -> Arc<dyn World>;
     /// Every object, for the debug pages.
@@ -101,17 +101,22 @@ fn publish(
     let now = Instant::now();
     let since = gathered.times.map_or(now, |(first, _)| first);
     metrics.debounce_time.record((now - since).as_secs_f64());
-    let changes = gathered.changes.len();
-    let scope = knowledge.apply(gathered.changes);
+    let count = gathered.changes.len();
+    let changes = knowledge.apply(gathered.changes);
     let before = published.borrow().clone();
     // A change that touches nothing is not published, but the first state always is: proxies wait for it.
-    if !scope.is_none() || before.number == 0 {
-        let trigger = if scope.full { &metrics.pushes_full } else { &metrics.pushes_endpoints };
+    if !changes.is_none() || before.number == 0 {
+        let trigger = if changes.is_of_endpoints() { &metrics.pushes_endpoints } else { &metrics.pushes_full };
         trigger.increment(1);
         let world = knowledge.world();
         metrics.context_time.record(now.elapsed().as_secs_f64());
-        let next = before.next(world, scope, since.into_std());
-        tracing::info!(number = next.number, changes, milliseconds = now.elapsed().as_millis() as u64, "published");
+        let next = before.next(world, changes, since.into_std());
+        tracing::info!(
+            number = next.number,
+            changes = count,
+            milliseconds = now.elapsed().as_millis() as u64,
+            "published"
+        );
         published.send_replace(Arc::new(next));
     }
     let number = published.borrow().number;
@@ -128,6 +133,7 @@ mod tests {
 
     use super::*;
     use crate::model::{Key, Kind, Node};
+    use crate::push::Touched;
     use crate::xds::{Names, Resource, ResourceType};
 
     struct Empty;
@@ -135,11 +141,17 @@ mod tests {
         fn resources(&self, _: &Node, _: ResourceType, _: Names<'_>) -> Vec<Resource> {
             Vec::new()
         }
+        fn touched(&self, _: &Node, _: u64, _: &Changes) -> Touched {
+            Touched::default()
+        }
+        fn number(&self) -> u64 {
+            0
+        }
     }
 
-    struct Counts(mpsc::UnboundedSender<usize>, Scope);
+    struct Counts(mpsc::UnboundedSender<usize>, Changes);
     impl Knowledge for Counts {
-        fn apply(&mut self, changes: Vec<Change>) -> Scope {
+        fn apply(&mut self, changes: Vec<Change>) -> Changes {
             self.0.send(changes.len()).unwrap();
             self.1.clone()
         }
@@ -161,19 +173,19 @@ mod tests {
         published: watch::Receiver<Arc<Published>>,
     }
 
-    fn start(scope: Scope) -> Running {
+    fn start(changes: Changes) -> Running {
         let (events, receiver) = mpsc::channel(64);
         let (applied_sender, applied) = mpsc::unbounded_channel();
         let (sender, published) = watch::channel(Arc::new(Published::nothing()));
         let debounce = Debounce { quiet: Duration::from_millis(100), max: Duration::from_millis(350) };
         let stop = CancellationToken::new();
-        tokio::spawn(run(Counts(applied_sender, scope), receiver, sender, debounce, Metrics::new(), stop));
+        tokio::spawn(run(Counts(applied_sender, changes), receiver, sender, debounce, Metrics::new(), stop));
         Running { events, applied, published }
     }
 
     #[tokio::test(start_paused = true)]
     async fn changes_are_gathered_until_they_pause() {
-        let mut running = start(Scope::full());
+        let mut running = start(Changes::full());
         running.events.send(Event::Changes(vec![])).await.unwrap();
         assert_eq!(running.applied.recv().await, Some(0), "the first is published without a wait");
         let start = Instant::now();
@@ -187,7 +199,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_stream_of_changes_does_not_delay_the_first_for_ever() {
-        let mut running = start(Scope::full());
+        let mut running = start(Changes::full());
         running.events.send(Event::Changes(vec![])).await.unwrap();
         running.applied.recv().await.unwrap();
         let start = Instant::now();
@@ -205,7 +217,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_touches_nothing_is_not_published_and_apply_does_not_wait() {
-        let mut running = start(Scope::default());
+        let mut running = start(Changes::default());
         let start = Instant::now();
         for _ in 0..2 {
             let (done, number) = oneshot::channel();

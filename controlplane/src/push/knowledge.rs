@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use super::World;
 use super::engine::Knowledge;
-use super::{Scope, World};
+use super::state::State;
 use crate::metrics::Metrics;
-use crate::model::{Change, Changes, Kind, Model, Node, Object, PushContext, Spec};
+use crate::model::{Change, Changes, Kind, Model, Object, PushContext, Spec};
 use crate::own::Own;
-use crate::translate;
 use crate::validate::{self, MESH_CONFIG_KEY, MESH_CONFIG_NAME};
 use crate::xds::auth::Authenticator;
-use crate::xds::{Names, Resource, ResourceType};
 
 /// The model, and who reads what comes of it.
 #[derive(Debug)]
@@ -21,6 +20,8 @@ pub struct Known {
     pub model: Model,
     /// Whose mesh settings count.
     pub own: Own,
+    /// What is made of its newest context.
+    pub state: Arc<State>,
     /// The newest context, for the debug pages.
     pub shown: Arc<ArcSwap<PushContext>>,
     /// Learns the trust domains.
@@ -59,14 +60,15 @@ impl Known {
 }
 
 impl Knowledge for Known {
-    fn apply(&mut self, changes: Vec<Change>) -> Scope {
+    fn apply(&mut self, changes: Vec<Change>) -> Changes {
         let mesh_changed = self.mesh_config(&changes);
         let changes = self.model.apply(changes);
-        let mut scope = scope(changes);
-        if mesh_changed {
-            scope = Scope::full();
+        let changes = if mesh_changed { Changes::full() } else { changes };
+        // What is not published leaves no state behind: views are made in published ones.
+        if !changes.is_none() {
+            self.state = Arc::new(self.state.next(self.model.context(), &changes));
         }
-        scope
+        changes
     }
 
     fn world(&mut self) -> Arc<dyn World> {
@@ -74,25 +76,11 @@ impl Knowledge for Known {
         self.authenticator.set_trust_domains(&context.mesh.trust_domain, &context.mesh.trust_domain_aliases);
         self.metrics.services.set(context.all_services().count() as f64);
         self.metrics.virtual_services.set(self.model.objects().of(Kind::VirtualService).count() as f64);
-        self.shown.store(context.clone());
-        context
+        self.shown.store(context);
+        self.state.clone()
     }
 
     fn objects(&self) -> Vec<Arc<Object>> {
         self.model.objects().all().cloned().collect()
-    }
-}
-
-fn scope(changes: Changes) -> Scope {
-    if changes.full {
-        return Scope::full();
-    }
-    let workloads = changes.keys.into_iter().filter(|key| matches!(key.kind, Kind::Pod | Kind::WorkloadEntry));
-    Scope { full: false, hosts: changes.endpoints, workloads: workloads.map(|key| (key.namespace, key.name)).collect() }
-}
-
-impl World for PushContext {
-    fn resources(&self, node: &Node, kind: ResourceType, names: Names<'_>) -> Vec<Resource> {
-        translate::resources(self, node, kind, names)
     }
 }

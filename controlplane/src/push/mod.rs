@@ -4,13 +4,19 @@
 
 pub mod debounce;
 pub mod engine;
+#[cfg(test)]
+mod follow_tests;
 pub mod knowledge;
+pub mod pool;
+pub mod state;
+pub mod table;
+pub mod view;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::model::{Name, Node};
+use crate::model::{Changes, Name, Node};
 use crate::xds::{Names, Resource, ResourceType};
 
 pub use debounce::Debounce;
@@ -22,52 +28,51 @@ const HISTORY: usize = 64;
 pub trait World: Send + Sync {
     /// The resources of a type that a proxy should have. Those of other names than `names` are left out.
     fn resources(&self, node: &Node, kind: ResourceType, names: Names<'_>) -> Vec<Resource>;
+
+    /// What a proxy that was told the state of number `seen` has to look at again, if `changes` came after it.
+    fn touched(&self, node: &Node, seen: u64, changes: &Changes) -> Touched;
+
+    /// The number by which [`World::touched`] knows it.
+    fn number(&self) -> u64;
 }
 
-/// What a change may have touched.
+/// What a proxy has to look at again after a change.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Scope {
-    /// Anything.
-    pub full: bool,
-    /// Only the endpoints of services with these hosts: the fast path.
-    pub hosts: BTreeSet<Name>,
-    /// The workloads themselves, namespace and name: for their own proxies it is anything.
-    pub workloads: BTreeSet<(Name, Name)>,
+pub struct Touched {
+    /// Everything.
+    pub all: bool,
+    /// Everything of these types.
+    pub types: BTreeSet<ResourceType>,
+    /// These resources.
+    pub names: BTreeMap<ResourceType, BTreeSet<Name>>,
+    /// What its own workload serves: inbound clusters by whatever names, and all listeners.
+    pub served: bool,
 }
 
-impl Scope {
-    /// Anything.
-    pub fn full() -> Self {
-        Self { full: true, ..Self::default() }
+impl Touched {
+    /// Everything.
+    pub fn all() -> Self {
+        Self { all: true, ..Self::default() }
     }
 
-    /// The endpoints of these services.
-    pub fn endpoints(hosts: impl IntoIterator<Item = Name>) -> Self {
-        Self { hosts: hosts.into_iter().collect(), ..Self::default() }
+    /// Everything of these types.
+    pub fn types(types: impl IntoIterator<Item = ResourceType>) -> Self {
+        Self { types: types.into_iter().collect(), ..Self::default() }
     }
 
-    /// True if nothing was touched.
-    pub fn is_none(&self) -> bool {
-        !self.full && self.hosts.is_empty() && self.workloads.is_empty()
+    /// One more resource.
+    pub fn add(&mut self, kind: ResourceType, name: Name) {
+        self.names.entry(kind).or_default().insert(name);
     }
 
     /// Both.
     pub fn merge(&mut self, other: &Self) {
-        self.full |= other.full;
-        if self.full {
-            self.hosts.clear();
-            self.workloads.clear();
-            return;
+        self.all |= other.all;
+        self.served |= other.served;
+        self.types.extend(&other.types);
+        for (kind, names) in &other.names {
+            self.names.entry(*kind).or_default().extend(names.iter().cloned());
         }
-        self.hosts.extend(other.hosts.iter().cloned());
-        self.workloads.extend(other.workloads.iter().cloned());
-    }
-
-    /// What it is for this proxy.
-    #[must_use]
-    pub fn of(self, node: &Node) -> Self {
-        let own = (node.namespace.clone(), node.name.clone());
-        if self.workloads.contains(&own) { Self::full() } else { self }
     }
 }
 
@@ -80,7 +85,7 @@ pub struct Published {
     pub world: Arc<dyn World>,
     /// When its first change arrived.
     pub since: Instant,
-    history: VecDeque<(u64, Scope)>,
+    history: VecDeque<(u64, Changes)>,
 }
 
 impl std::fmt::Debug for Published {
@@ -95,6 +100,14 @@ impl World for Nothing {
     fn resources(&self, _: &Node, _: ResourceType, _: Names<'_>) -> Vec<Resource> {
         Vec::new()
     }
+
+    fn touched(&self, _: &Node, _: u64, _: &Changes) -> Touched {
+        Touched::default()
+    }
+
+    fn number(&self) -> u64 {
+        0
+    }
 }
 
 impl Published {
@@ -103,28 +116,28 @@ impl Published {
         Self { number: 0, world: Arc::new(Nothing), since: Instant::now(), history: VecDeque::new() }
     }
 
-    /// The next state, after a change of this scope.
+    /// The next state, after these changes.
     #[must_use]
-    pub fn next(&self, world: Arc<dyn World>, scope: Scope, since: Instant) -> Self {
+    pub fn next(&self, world: Arc<dyn World>, changes: Changes, since: Instant) -> Self {
         let number = self.number + 1;
         let mut history = self.history.clone();
         if history.len() == HISTORY {
             history.pop_front();
         }
-        history.push_back((number, scope));
+        history.push_back((number, changes));
         Self { number, world, since, history }
     }
 
     /// What changed after the state of that number.
-    pub fn scope_since(&self, seen: u64) -> Scope {
+    pub fn changes_since(&self, seen: u64) -> Changes {
         if self.history.front().is_some_and(|(oldest, _)| seen + 1 < *oldest) {
-            return Scope::full();
+            return Changes::full();
         }
-        let mut scope = Scope::default();
+        let mut changes = Changes::default();
         for (_, one) in self.history.iter().filter(|(number, _)| *number > seen) {
-            scope.merge(one);
+            changes.merge(one);
         }
-        scope
+        changes
     }
 }
 
@@ -132,24 +145,24 @@ impl Published {
 mod tests {
     use super::*;
 
-    fn endpoints(hosts: &[&str]) -> Scope {
-        Scope::endpoints(hosts.iter().map(|host| (*host).into()))
+    fn endpoints(hosts: &[&str]) -> Changes {
+        Changes::endpoints(hosts.iter().map(|host| (*host).into()))
     }
 
     #[test]
     fn a_stream_that_missed_states_hears_of_all_their_changes() {
         let mut published = Published::nothing();
-        for scope in [Scope::full(), endpoints(&["a"]), endpoints(&["b"]), Scope::default()] {
-            published = published.next(Arc::new(Nothing), scope, Instant::now());
+        for changes in [Changes::full(), endpoints(&["a"]), endpoints(&["b"]), Changes::default()] {
+            published = published.next(Arc::new(Nothing), changes, Instant::now());
         }
-        assert_eq!(published.scope_since(0), Scope::full());
-        assert_eq!(published.scope_since(1), endpoints(&["a", "b"]));
-        assert_eq!(published.scope_since(2), endpoints(&["b"]));
-        assert!(published.scope_since(3).is_none());
+        assert_eq!(published.changes_since(0), Changes::full());
+        assert_eq!(published.changes_since(1), endpoints(&["a", "b"]));
+        assert_eq!(published.changes_since(2), endpoints(&["b"]));
+        assert!(published.changes_since(3).is_none());
         for _ in 0..HISTORY {
-            published = published.next(Arc::new(Nothing), Scope::default(), Instant::now());
+            published = published.next(Arc::new(Nothing), Changes::default(), Instant::now());
         }
-        assert_eq!(published.scope_since(1), Scope::full());
-        assert_eq!(published.scope_since(published.number - 1), Scope::default());
+        assert_eq!(published.changes_since(1), Changes::full());
+        assert_eq!(published.changes_since(published.number - 1), Changes::default());
     }
 }

@@ -41,7 +41,8 @@ pub fn assignments(context: &PushContext, node: &Node, wanted: Names<'_>) -> Vec
     list.iter().filter_map(|name| named(context, node, name)).collect()
 }
 
-fn named(context: &PushContext, node: &Node, name: &str) -> Option<ClusterLoadAssignment> {
+/// The assignment of this name.
+pub fn named(context: &PushContext, node: &Node, name: &str) -> Option<ClusterLoadAssignment> {
     let parsed = names::parse(name).filter(|parsed| parsed.direction == names::Direction::Outbound)?;
     let service = &*context.reachable(node, parsed.host)?;
     if cluster::discovery(node, service) != DiscoveryType::Eds {

@@ -173,8 +173,8 @@ fn adapt(one: &mut route::Route) {
 /// The clusters that are wanted.
 pub fn clusters(context: &PushContext, node: &Node, wanted: Names<'_>) -> Vec<Cluster> {
     let mut all: Vec<Cluster> = Vec::new();
-    for service in context.services(node) {
-        let rule = context.destination_rule(node, &service);
+    for service in context.services(node).iter() {
+        let rule = context.destination_rule(node, service);
         let spec = rule.as_ref().map(|rule| &rule.spec);
         for port in service.ports.iter().filter(|port| is_served(port)) {
             let subsets = spec.iter().flat_map(|spec| &spec.subsets);
@@ -185,8 +185,8 @@ pub fn clusters(context: &PushContext, node: &Node, wanted: Names<'_>) -> Vec<Cl
                     continue;
                 }
                 let traffic = policy::effective(spec, (!subset.is_empty()).then_some(subset), port.number);
-                let failover = Failover::of(&traffic, context, node, &service);
-                let part = Part { service: &service, port, labels, failover };
+                let failover = Failover::of(&traffic, context, node, service);
+                let part = Part { service, port, labels, failover };
                 all.extend(cluster(context, node, &part, name, &traffic));
             }
         }

@@ -258,6 +258,7 @@ mod tests {
             ferromesh: true,
             proxy_config,
             dns_capture: false,
+            vhds: false,
             grpc: false,
         }
     }

@@ -2,6 +2,8 @@
 //!
 //! Fed by [`crate::push`], sent by the discovery server. The shapes are the contract of docs/xds.md.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use mesh_proto::xds::type_url;
 use prost::Message;
@@ -34,6 +36,8 @@ pub enum ResourceType {
     Listener,
     /// RDS.
     Route,
+    /// VHDS: the virtual hosts of a route table, one by one.
+    VirtualHost,
     /// SDS.
     Secret,
     /// NDS.
@@ -42,8 +46,8 @@ pub enum ResourceType {
 
 impl ResourceType {
     /// All, in the order in which a proxy needs them: clusters and their endpoints before listeners and their routes.
-    pub const ALL: [Self; 6] =
-        [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route, Self::Secret, Self::NameTable];
+    pub const ALL: [Self; 7] =
+        [Self::Cluster, Self::Endpoint, Self::Listener, Self::Route, Self::VirtualHost, Self::Secret, Self::NameTable];
 
     /// The type URL in discovery requests.
     pub fn type_url(self) -> &'static str {
@@ -52,6 +56,7 @@ impl ResourceType {
             Self::Endpoint => type_url::ENDPOINT,
             Self::Listener => type_url::LISTENER,
             Self::Route => type_url::ROUTE,
+            Self::VirtualHost => type_url::VIRTUAL_HOST,
             Self::Secret => type_url::SECRET,
             Self::NameTable => type_url::NAME_TABLE,
         }
@@ -98,13 +103,18 @@ pub struct Resource {
 impl Resource {
     /// A resource of this message.
     pub fn new<M: Message + prost::Name>(name: Name, kind: ResourceType, message: &M) -> Self {
-        let body = canonical::encode(message);
+        Self::encoded(name, kind, canonical::encode(message))
+    }
+
+    /// A resource of an encoded message.
+    pub fn encoded(name: Name, kind: ResourceType, body: Bytes) -> Self {
         let version = format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&body)).into();
         Self { name, version, type_url: kind.type_url(), body }
     }
 }
 
-/// The resources of one type that a proxy is to have. A name that is asked for and missing here does not exist for this proxy.
+/// The resources of one type that a proxy is to have, made from nothing. [`crate::push::view`] keeps them, and makes anew what changed.
+///  A name that is asked for and missing here does not exist for this proxy.
 pub fn resources(context: &PushContext, node: &Node, kind: ResourceType, names: Names<'_>) -> Vec<Resource> {
     match kind {
         ResourceType::Cluster => {
@@ -141,7 +151,21 @@ pub fn resources(context: &PushContext, node: &Node, kind: ResourceType, names: 
                 }
             };
             let tables = wanted.iter().filter_map(|name| Some((name, table(context, node, name)?)));
+            let tables = tables.map(|(name, table)| (name, route::virtual_hosts::apart(node, name, table).0));
             tables.map(|(name, table)| Resource::new(name.clone(), kind, &table)).collect()
+        }
+        ResourceType::VirtualHost => {
+            // Hosts are asked for by the name of their table; there is no wildcard.
+            let Names::Some(wanted) = names else { return Vec::new() };
+            let tables: BTreeSet<&str> = wanted.iter().map(|name| route::virtual_hosts::table_of(name)).collect();
+            let tables = tables.into_iter().filter_map(|name| Some((name, route::table(context, node, name)?)));
+            let hosts = tables.flat_map(|(name, table)| {
+                let hosts = route::virtual_hosts::apart(node, name, table).1.into_iter();
+                hosts.map(move |host| (route::virtual_hosts::resource_name(name, &host.name), host))
+            });
+            let whole = |name: &str| names.contains(name) || names.contains(route::virtual_hosts::table_of(name));
+            let hosts = hosts.filter(|(name, _)| whole(name));
+            hosts.map(|(name, host)| Resource::new(name, kind, &host)).collect()
         }
         ResourceType::Secret => {
             let secrets = secret::secrets(context, node, names);

@@ -13,8 +13,8 @@ pub const NAME: &str = "name-table";
 /// The names in sight of a node.
 pub fn name_table(context: &PushContext, node: &Node) -> NameTable {
     let mut table = HashMap::new();
-    for service in context.services(node) {
-        let addresses = addresses(context, node, &service);
+    for service in context.services(node).iter() {
+        let addresses = addresses(context, node, service);
         if addresses.is_empty() {
             continue;
         }
@@ -28,7 +28,7 @@ pub fn name_table(context: &PushContext, node: &Node) -> NameTable {
         };
         if service.headless {
             // Each pod of a headless service has a name of its own: POD.SERVICE.NAMESPACE.svc.DOMAIN.
-            for (pod, ip) in pods(context, &service) {
+            for (pod, ip) in pods(context, service) {
                 let short = format!("{pod}.{}", service.name);
                 let own = NameInfo { shortname: short, ..info(vec![ip]) };
                 table.insert(format!("{pod}.{}", service.host), own);

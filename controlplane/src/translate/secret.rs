@@ -25,8 +25,8 @@ fn named(context: &PushContext, node: &Node) -> BTreeSet<String> {
     for gateway in context.gateways(node) {
         credentials::of_gateway(&gateway.spec).for_each(&mut add);
     }
-    for service in context.services(node) {
-        let Some(rule) = context.destination_rule(node, &service) else { continue };
+    for service in context.services(node).iter() {
+        let Some(rule) = context.destination_rule(node, service) else { continue };
         // A sidecar gets the secret of a rule that selects it, and no other (TL3).
         if node.kind == NodeKind::Router || rule.spec.workload_selector.is_some() {
             credentials::of_rule(&rule.spec).for_each(&mut add);

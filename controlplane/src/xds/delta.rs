@@ -1,7 +1,9 @@
 //! The incremental protocol's messages.
 
 use mesh_proto::xds::{core, discovery};
+use tonic::Status;
 
+use super::message::{Form, Message};
 use super::server::{Protocol, control_plane};
 use super::session::{Mode, Request, Response};
 
@@ -11,7 +13,6 @@ pub enum Delta {}
 
 impl Protocol for Delta {
     type Request = discovery::DeltaDiscoveryRequest;
-    type Response = discovery::DeltaDiscoveryResponse;
     const MODE: Mode = Mode::Delta;
 
     fn node(request: &Self::Request) -> Option<&core::Node> {
@@ -32,33 +33,28 @@ impl Protocol for Delta {
         }
     }
 
-    fn write(response: Response) -> Self::Response {
-        let resource = |one: &super::Resource| discovery::Resource {
-            name: one.name.to_string(),
-            version: one.version.to_string(),
-            resource: Some(one.any()),
-            ..Default::default()
-        };
-        discovery::DeltaDiscoveryResponse {
+    fn write(response: Response) -> Result<Message, Status> {
+        let rest = discovery::DeltaDiscoveryResponse {
             system_version_info: response.version.to_string(),
-            resources: response.resources.iter().map(resource).collect(),
             type_url: response.kind.type_url().to_owned(),
             removed_resources: response.removed.iter().map(ToString::to_string).collect(),
             nonce: response.nonce.to_string(),
             control_plane: control_plane(),
             ..Default::default()
-        }
+        };
+        Message::new(Form::Named, &rest, response.resources)
     }
 
-    fn empty(type_url: &str, request: &Self::Request) -> Option<Self::Response> {
+    fn empty(type_url: &str, request: &Self::Request) -> Option<Result<Message, Status>> {
         // An answer to an answer would go on for ever.
         let asks = request.response_nonce.is_empty() || !request.resource_names_subscribe.is_empty();
-        asks.then(|| discovery::DeltaDiscoveryResponse {
+        let rest = || discovery::DeltaDiscoveryResponse {
             type_url: type_url.to_owned(),
             removed_resources: request.resource_names_subscribe.iter().filter(|name| *name != "*").cloned().collect(),
             nonce: "none".to_owned(),
             control_plane: control_plane(),
             ..Default::default()
-        })
+        };
+        asks.then(|| Message::new(Form::Named, &rest(), Vec::new()))
     }
 }

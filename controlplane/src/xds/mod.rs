@@ -5,6 +5,7 @@
 pub mod auth;
 pub mod connection;
 pub mod delta;
+pub mod message;
 pub mod node;
 pub mod resource;
 pub mod server;

@@ -85,6 +85,7 @@ pub fn parse(node: Option<&core::Node>) -> Result<Node, NodeError> {
         proxy_config,
         dns_capture: metadata.truth("DNS_CAPTURE")?.unwrap_or(false)
             && metadata.truth("DNS_AUTO_ALLOCATE")?.unwrap_or(true),
+        vhds: metadata.truth("FERROMESH_VHDS")?.unwrap_or(false),
         grpc,
     })
 }
@@ -272,6 +273,7 @@ mod tests {
             (good, "{GENERATOR: event}", "node.metadata.GENERATOR"),
             (good, "{PROXY_CONFIG: 1}", "node.metadata.PROXY_CONFIG"),
             (good, "{DNS_CAPTURE: some}", "node.metadata.DNS_CAPTURE"),
+            (good, "{FERROMESH_VHDS: some}", "node.metadata.FERROMESH_VHDS"),
         ] {
             let error = node(id, metadata).unwrap_err().to_string();
             assert!(error.contains(reason), "{id} {metadata}: {error}");

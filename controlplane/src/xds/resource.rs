@@ -1,6 +1,4 @@
-//! What the server knows of translation's types: short names, which have a wildcard, and resources as `Any`.
-
-use mesh_proto::xds::wkt;
+//! What the server knows of translation's types: short names and which have a wildcard.
 
 pub use crate::translate::{Names, Resource, ResourceType};
 
@@ -12,6 +10,7 @@ impl ResourceType {
             Self::Endpoint => "EDS",
             Self::Listener => "LDS",
             Self::Route => "RDS",
+            Self::VirtualHost => "VHDS",
             Self::Secret => "SDS",
             Self::NameTable => "NDS",
         }
@@ -20,12 +19,5 @@ impl ResourceType {
     /// A first request without names asks for all of it.
     pub fn is_wildcard(self) -> bool {
         matches!(self, Self::Cluster | Self::Listener | Self::NameTable)
-    }
-}
-
-impl Resource {
-    /// As it goes into a response.
-    pub fn any(&self) -> wkt::Any {
-        wkt::Any { type_url: self.type_url.to_owned(), value: self.body.to_vec() }
     }
 }

@@ -1,23 +1,25 @@
 //! The aggregated discovery service: one task a stream, between the peer's requests, what is published, and what the peer can take.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
-use futures_util::Stream;
 use mesh_proto::xds::core;
-use mesh_proto::xds::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
-use mesh_proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::body::Body;
+use tonic::codegen::{BoxFuture, Service};
+use tonic::metadata::GRPC_CONTENT_TYPE;
+use tonic::server::NamedService;
+use tonic::{Request, Status, Streaming};
 
 use super::auth::{Authenticator, Caller, Shown, check_node};
 use super::connection::{Open, Streams};
 use super::delta::Delta;
+use super::message::{Message, Requests, Responses};
 use super::session::{self, Mode, Seen, Session};
 use super::sotw::Sotw;
 use super::{ResourceType, node};
@@ -33,14 +35,12 @@ const QUEUE: usize = 1;
 /// By a request for this type an agent tells that its workload is well, or by its error why it is not. Istio's own message.
 const HEALTH: &str = "type.googleapis.com/istio.v1.HealthInformation";
 /// The largest request, bytes. One that resumes names every resource it has.
-pub const MAX_REQUEST: usize = 16 << 20;
+const MAX_REQUEST: usize = 16 << 20;
 
 /// One of the two protocols.
 pub trait Protocol: 'static {
     /// Its request.
-    type Request: Send + 'static;
-    /// Its response.
-    type Response: Send + 'static;
+    type Request: prost::Message + Default + Send + 'static;
     /// Which it is.
     const MODE: Mode;
 
@@ -51,9 +51,9 @@ pub trait Protocol: 'static {
     /// Reads a request.
     fn read(request: Self::Request) -> session::Request;
     /// Writes a response.
-    fn write(response: session::Response) -> Self::Response;
+    fn write(response: session::Response) -> Result<Message, Status>;
     /// An answer without resources, unless the request is an answer itself.
-    fn empty(type_url: &str, request: &Self::Request) -> Option<Self::Response>;
+    fn empty(type_url: &str, request: &Self::Request) -> Option<Result<Message, Status>>;
 }
 
 /// What every stream needs.
@@ -79,26 +79,37 @@ pub struct Shared {
 #[derive(Debug, Clone)]
 pub struct Discovery(pub Arc<Shared>);
 
-/// The responses of a stream.
-pub type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+impl NamedService for Discovery {
+    const NAME: &'static str = "envoy.service.discovery.v3.AggregatedDiscoveryService";
+}
 
-#[tonic::async_trait]
-impl AggregatedDiscoveryService for Discovery {
-    type StreamAggregatedResourcesStream = Responses<DiscoveryResponse>;
-    type DeltaAggregatedResourcesStream = Responses<DeltaDiscoveryResponse>;
+// In place of the generated server, whose buffers [`super::message`] avoids.
+impl Service<http::Request<Body>> for Discovery {
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Self::Error>;
 
-    async fn stream_aggregated_resources(
-        &self,
-        request: Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        self.start::<Sotw>(request).await
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
-    async fn delta_aggregated_resources(
-        &self,
-        request: Request<Streaming<DeltaDiscoveryRequest>>,
-    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        self.start::<Delta>(request).await
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let this = self.clone();
+        Box::pin(async move {
+            let method = request.uri().path().rsplit('/').next().unwrap_or_default();
+            let started = match method {
+                "DeltaAggregatedResources" => this.start::<Delta>(request).await,
+                "StreamAggregatedResources" => this.start::<Sotw>(request).await,
+                _ => Err(Status::unimplemented("not a method of the aggregated discovery service")),
+            };
+            let body = match started {
+                Ok(responses) => Body::new(responses),
+                Err(status) => return Ok(status.into_http()),
+            };
+            let mut response = http::Response::new(body);
+            response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+            Ok(response)
+        })
     }
 }
 
@@ -109,10 +120,9 @@ pub fn control_plane() -> Option<core::ControlPlane> {
 
 impl Discovery {
     // The headers must go out before the first request comes in: some clients wait for them.
-    async fn start<P: Protocol>(
-        &self,
-        request: Request<Streaming<P::Request>>,
-    ) -> Result<Response<Responses<P::Response>>, Status> {
+    async fn start<P: Protocol>(&self, request: http::Request<Body>) -> Result<Responses, Status> {
+        let read = |body| Streaming::new_request(Requests::<P::Request>::default(), body, None, Some(MAX_REQUEST));
+        let request = Request::from_http(request.map(read));
         let shown = Shown::by(&request)?;
         let remote = shown.remote();
         let caller = self.0.authenticator.for_discovery(&shown, SystemTime::now()).await;
@@ -125,7 +135,7 @@ impl Discovery {
             // The peer may be gone, and it may not read; nobody waits for it for ever.
             let _ = tokio::time::timeout(Duration::from_secs(5), sender.send(Err(status))).await;
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+        Ok(Responses::new(receiver))
     }
 }
 
@@ -134,7 +144,7 @@ async fn serve<P: Protocol>(
     caller: Option<Caller>,
     remote: SocketAddr,
     mut requests: Streaming<P::Request>,
-    sender: &mpsc::Sender<Result<P::Response, Status>>,
+    sender: &mpsc::Sender<Result<Message, Status>>,
 ) -> Result<(), Status> {
     let first = tokio::select! {
         () = shared.stop.cancelled() => return Err(stopping()),
@@ -146,6 +156,8 @@ async fn serve<P: Protocol>(
     let mut node = node::parse(P::node(&first)).map_err(|error| Status::invalid_argument(error.to_string()))?;
     check_node(&mut node, caller.as_ref())?;
     let registered = register(shared, P::node(&first), &mut node, caller.as_ref()).await?;
+    // Virtual hosts of their own are of the incremental protocol alone.
+    node.vhds &= P::MODE == Mode::Delta;
     tracing::info!(node = %node.id, %remote, mode = ?P::MODE, "a proxy is connected");
     let session = Session::new(P::MODE);
     let open = shared.streams.open(node, remote, caller.map(|caller| caller.identity), session, &shared.metrics);
@@ -166,7 +178,9 @@ async fn serve<P: Protocol>(
                     return Err(stopping());
                 }
                 let newest = published.borrow_and_update().clone();
-                open.session.lock().changed(&newest.scope_since(seen.number).of(&open.node));
+                let changes = newest.changes_since(seen.number);
+                let touched = newest.world.touched(&open.node, seen.world.number(), &changes);
+                open.session.lock().changed(&touched);
                 behind.get_or_insert(newest.since);
                 seen = newest;
             }
@@ -178,12 +192,12 @@ async fn serve<P: Protocol>(
             permit = sender.reserve(), if due => {
                 let Ok(permit) = permit else { return Ok(()) };
                 if let Some(response) = empty.take() {
-                    permit.send(Ok(response));
+                    permit.send(response);
                     continue;
                 }
                 let Ok(_throttle) = shared.throttle.acquire().await else { return Err(stopping()) };
                 match next(shared, &open, &seen) {
-                    Some(response) => permit.send(Ok(P::write(response))),
+                    Some(response) => permit.send(P::write(response)),
                     None => if let Some(since) = behind.take() {
                         shared.metrics.convergence_time.record(since.elapsed().as_secs_f64());
                     }
@@ -224,7 +238,7 @@ fn take<P: Protocol>(
     open: &Open,
     registered: Option<&Registered>,
     request: P::Request,
-) -> Result<Option<P::Response>, Status> {
+) -> Result<Option<Result<Message, Status>>, Status> {
     let url = P::type_url(&request);
     let Some(kind) = ResourceType::from_type_url(url) else {
         if url.is_empty() {
@@ -238,6 +252,9 @@ fn take<P: Protocol>(
         tracing::debug!(node = %open.node.id, url, "a type is asked for that is not served");
         return Ok(if url.starts_with("type.googleapis.com/istio.") { None } else { P::empty(&url, &request) });
     };
+    if kind == ResourceType::VirtualHost && P::MODE == Mode::Sotw {
+        return Err(Status::invalid_argument("virtual hosts are served by the incremental protocol only"));
+    }
     let request = P::read(request);
     let mut session = open.session.lock();
     let seen = session

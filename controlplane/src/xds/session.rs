@@ -9,7 +9,8 @@ use std::time::SystemTime;
 
 use super::resource::{Names, Resource, ResourceType};
 use crate::model::Name;
-use crate::push::Scope;
+use crate::push::Touched;
+use crate::translate::route::virtual_hosts;
 
 /// The longest name of a resource that is taken, bytes.
 const MAX_NAME: usize = 4096;
@@ -204,8 +205,20 @@ impl TypeState {
         })
     }
 
-    fn wants(&self, name: &str) -> bool {
+    /// Virtual hosts are asked for by the name of their table.
+    fn wants(&self, kind: ResourceType, name: &str) -> bool {
+        let name = if kind == ResourceType::VirtualHost { virtual_hosts::table_of(name) } else { name };
         self.wildcard || self.names.contains(name)
+    }
+
+    /// Forgets what the peer was told under a name that it asked for.
+    fn forget(&mut self, kind: ResourceType, name: &str) {
+        self.told.remove(name);
+        if kind == ResourceType::VirtualHost {
+            for host in told_below(&self.told, &format!("{name}/")) {
+                self.told.remove(&host);
+            }
+        }
     }
 
     fn due(&mut self) -> &mut Due {
@@ -262,19 +275,19 @@ impl Session {
     }
 
     /// Marks what a published change may have touched.
-    pub fn changed(&mut self, scope: &Scope) {
+    pub fn changed(&mut self, touched: &Touched) {
         for (kind, state) in &mut self.types {
-            if scope.full || (*kind == ResourceType::Endpoint && state.wildcard && !scope.hosts.is_empty()) {
+            if touched.all || touched.types.contains(kind) || (touched.served && *kind == ResourceType::Listener) {
                 state.due().all = true;
-            } else if *kind == ResourceType::Endpoint && !scope.hosts.is_empty() {
-                // A name of another form says nothing about its host, so it is looked at again.
-                let touched = |name: &&Name| {
-                    mesh_proto::names::cluster::parse(name).is_none_or(|cluster| scope.hosts.contains(cluster.host))
-                };
-                let names: Vec<Name> = state.names.iter().filter(touched).cloned().collect();
-                if !names.is_empty() {
-                    state.due().names.extend(names);
-                }
+                continue;
+            }
+            let names = touched.names.get(kind).into_iter().flatten().cloned();
+            let mut names: Vec<Name> = names.filter(|name| state.wants(*kind, name)).collect();
+            if touched.served && *kind == ResourceType::Cluster {
+                names.extend(told_below(&state.told, "inbound|"));
+            }
+            if !names.is_empty() {
+                state.due().names.extend(names);
             }
         }
     }
@@ -347,6 +360,7 @@ impl Session {
         self.types.get(&ResourceType::Cluster).is_some_and(|state| !state.removals.is_empty())
             && answered(ResourceType::Listener)
             && answered(ResourceType::Route)
+            && answered(ResourceType::VirtualHost)
     }
 }
 
@@ -412,8 +426,8 @@ fn delta_request(
         for (name, version) in &request.initial_versions {
             let name: Name = name.as_str().into();
             state.told.insert(name.clone(), Told::Version(version.as_str().into()));
-            // As istiod does: what the peer has of a type without wildcard is what it wants.
-            if !kind.is_wildcard() {
+            // As istiod does: what the peer has of a type without wildcard is what it wants. Virtual hosts are asked for by their table.
+            if !kind.is_wildcard() && kind != ResourceType::VirtualHost {
                 state.names.insert(name);
             }
         }
@@ -433,7 +447,7 @@ fn delta_request(
         let name: Name = name.as_str().into();
         // A name that is asked for again is sent again, unless the peer just said which version it has.
         if !first {
-            state.told.remove(&name);
+            state.forget(kind, &name);
         }
         let due = state.due();
         due.names.insert(name.clone());
@@ -450,10 +464,12 @@ fn delta_request(
             continue;
         }
         state.names.remove(name.as_str());
-        state.told.remove(name.as_str());
+        state.forget(kind, name);
         state.removals.remove(name.as_str());
         if let Some(due) = &mut state.due {
-            due.names.remove(name.as_str());
+            due.names.retain(|due| {
+                **due != **name && !(kind == ResourceType::VirtualHost && virtual_hosts::table_of(due) == name)
+            });
         }
         // Under a wildcard the name stays wanted, and the peer is told again what it just forgot.
         if state.wildcard {
@@ -521,6 +537,13 @@ fn make(
 
 type Built = Option<(Vec<Resource>, Vec<Name>)>;
 
+/// Names that begin so and were told.
+fn told_below(told: &BTreeMap<Name, Told>, prefix: &str) -> Vec<Name> {
+    let first: Name = prefix.into();
+    let below = told.range(first..).take_while(|(name, _)| name.starts_with(prefix));
+    below.map(|(name, _)| name.clone()).collect()
+}
+
 /// What a delta response holds: what differs from what was told.
 fn build_delta(
     state: &mut TypeState,
@@ -528,22 +551,30 @@ fn build_delta(
     due: &Due,
     generate: &mut impl FnMut(ResourceType, Names<'_>) -> Vec<Resource>,
 ) -> Built {
-    let asked = if due.all { &state.names } else { &due.names };
-    let all = state.wildcard && (due.all || kind.is_wildcard());
-    let made = make(kind, all, asked, generate);
+    let asked = if due.all { state.names.clone() } else { due.names.clone() };
+    let all = state.wildcard && due.all;
+    let made = make(kind, all, &asked, generate);
     let mut present: BTreeSet<Name> = BTreeSet::new();
     let mut resources = Vec::new();
     for one in made {
-        if !(state.wants(&one.name) && present.insert(one.name.clone())) {
+        if !(state.wants(kind, &one.name) && present.insert(one.name.clone())) {
             continue;
         }
         state.removals.remove(&one.name);
         if state.told.get(&one.name) != Some(&Told::Version(one.version.clone())) {
+            // The name as all streams share it takes the place of the one that this peer sent.
+            if state.names.contains(&one.name) {
+                state.names.replace(one.name.clone());
+            }
+            state.told.remove(&one.name);
             state.told.insert(one.name.clone(), Told::Version(one.version.clone()));
             resources.push(one);
         }
     }
     let mut gone: BTreeSet<Name> = asked.iter().filter(|name| !present.contains(*name)).cloned().collect();
+    if kind == ResourceType::VirtualHost {
+        gone = gone_hosts(state, &asked, &present, due.answer);
+    }
     if all || due.all {
         let told = state.told.iter().filter(|(_, told)| **told != Told::Absent).map(|(name, _)| name);
         gone.extend(told.filter(|name| !present.contains(*name)).cloned());
@@ -558,7 +589,7 @@ fn build_delta(
             Some(Told::Version(_)) => true,
             None => false,
         };
-        if state.names.contains(&name) {
+        if state.names.contains(&name) && kind != ResourceType::VirtualHost {
             state.told.insert(name.clone(), Told::Absent);
         }
         // A cluster that is in use goes last; a name that never was is answered at once.
@@ -569,6 +600,23 @@ fn build_delta(
         }
     }
     (due.answer || !resources.is_empty() || !removed.is_empty()).then_some((resources, removed))
+}
+
+/// Virtual hosts that are gone. A table that was asked for and has none is told gone itself, so that the peer does not wait for them.
+fn gone_hosts(state: &TypeState, asked: &BTreeSet<Name>, present: &BTreeSet<Name>, answer: bool) -> BTreeSet<Name> {
+    let mut gone = BTreeSet::new();
+    for name in asked {
+        if virtual_hosts::table_of(name) != &**name {
+            gone.extend((!present.contains(name)).then(|| name.clone()));
+            continue;
+        }
+        let below = format!("{name}/");
+        let first: Name = below.as_str().into();
+        let any = present.range(first..).next().is_some_and(|host| host.starts_with(&below));
+        gone.extend(told_below(&state.told, &below).into_iter().filter(|host| !present.contains(host)));
+        gone.extend((answer && !any).then(|| name.clone()));
+    }
+    gone
 }
 
 /// What a state-of-the-world response holds. Clusters, listeners and the name table are whole, because what they leave out is gone.
@@ -584,7 +632,7 @@ fn build_sotw(
     let made = make(kind, all, asked, generate);
     let mut present = BTreeMap::new();
     for one in made {
-        if state.wants(&one.name) {
+        if state.wants(kind, &one.name) {
             present.entry(one.name.clone()).or_insert(one);
         }
     }

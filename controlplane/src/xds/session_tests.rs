@@ -86,7 +86,7 @@ impl Peer {
     }
 
     fn changed(&mut self) -> Vec<String> {
-        self.session.changed(&Scope::full());
+        self.session.changed(&Touched::all());
         self.sent_and_acked()
     }
 }
@@ -149,7 +149,7 @@ fn removed_clusters_wait_until_routes_and_listeners_are_answered() {
     let mut peer = settled(Mode::Delta);
     peer.table.set(CDS, &[("b", "1")]);
     peer.table.set(RDS, &[("80", "2")]);
-    peer.session.changed(&Scope::full());
+    peer.session.changed(&Touched::all());
     assert_eq!(peer.sent(), ["RDS +80"]);
     assert!(!peer.session.is_due());
     assert_eq!(peer.answer(None, &[]), Seen::Ack);
@@ -159,10 +159,10 @@ fn removed_clusters_wait_until_routes_and_listeners_are_answered() {
     let mut peer = settled(Mode::Delta);
     peer.table.set(CDS, &[("b", "1")]);
     peer.table.set(RDS, &[("80", "2")]);
-    peer.session.changed(&Scope::full());
+    peer.session.changed(&Touched::all());
     assert_eq!(peer.sent(), ["RDS +80"]);
     peer.table.set(CDS, &[("a", "1"), ("b", "1")]);
-    peer.session.changed(&Scope::full());
+    peer.session.changed(&Touched::all());
     assert_eq!(peer.sent(), ["CDS +a", "EDS +a"]);
     assert_eq!(peer.session.next(9, |_, _| Vec::new()), None);
 }
@@ -228,27 +228,104 @@ fn endpoints_follow_a_changed_cluster_because_it_is_warmed_anew() {
 }
 
 #[test]
-fn a_change_of_endpoints_alone_looks_at_their_service_alone() {
+fn a_change_looks_at_what_it_touches_alone() {
     for mode in [Mode::Delta, Mode::Sotw] {
         let mut peer = Peer::new(mode);
-        let (a, b) = ("outbound|80||a.default", "outbound|80|v1|b.default");
-        peer.table.set(EDS, &[(a, "1"), (b, "1"), ("other", "1")]);
         peer.subscribe(CDS, &[]);
-        peer.subscribe(EDS, &[a, b, "other"]);
+        peer.subscribe(EDS, &["a", "b"]);
         assert_eq!(peer.sent_and_acked().len(), 2);
-        peer.table.set(EDS, &[(a, "2"), (b, "2"), ("other", "2")]);
-        peer.session.changed(&Scope::endpoints(["a.default".into()]));
+        peer.table.set(EDS, &[("a", "2"), ("b", "2")]);
+        let touched = |kind, names: &[&str]| {
+            let mut touched = Touched::default();
+            names.iter().for_each(|name| touched.add(kind, (*name).into()));
+            touched
+        };
+        peer.session.changed(&touched(EDS, &["a", "other"]));
         let mut asked = Vec::new();
         let response = peer.session.next(9, |kind, names| {
             asked.push(kind);
             peer.table.make(kind, names)
         });
-        assert_eq!(short(&response.unwrap()), "EDS +other +outbound|80||a.default", "{mode:?}");
+        assert_eq!(short(&response.unwrap()), "EDS +a", "{mode:?}");
         assert_eq!(asked, [EDS]);
-        peer.session.changed(&Scope::default());
-        peer.session.changed(&Scope::endpoints(["x".into()]));
-        assert_eq!(peer.sent(), [""; 0], "{mode:?}");
+        for nothing in [Touched::default(), touched(EDS, &["other"]), touched(RDS, &["80"])] {
+            peer.session.changed(&nothing);
+            assert_eq!(peer.sent(), [""; 0], "{mode:?}");
+        }
+        peer.session.changed(&Touched::types([EDS]));
+        assert_eq!(peer.sent(), ["EDS +b"], "{mode:?}");
     }
+}
+
+#[test]
+fn one_cluster_of_all_changes_comes_or_goes_alone() {
+    let mut peer = settled(Mode::Delta);
+    peer.table.set(CDS, &[("a", "2"), ("c", "1"), ("inbound|2||", "1")]);
+    let mut touched = Touched::default();
+    for name in ["a", "b", "c"] {
+        touched.add(CDS, name.into());
+    }
+    peer.session.changed(&touched);
+    assert_eq!(peer.sent_and_acked(), ["CDS +a +c", "EDS +a", "CDS -b"]);
+    // What the workload serves goes by whatever names it had.
+    let mut touched = Touched { served: true, ..Touched::default() };
+    touched.add(CDS, "inbound|2||".into());
+    peer.session.changed(&touched);
+    assert_eq!(peer.sent_and_acked(), ["CDS +inbound|2||"]);
+    peer.table.set(CDS, &[("a", "2"), ("c", "1")]);
+    peer.session.changed(&Touched { served: true, ..Touched::default() });
+    assert_eq!(peer.sent_and_acked(), ["CDS -inbound|2||"]);
+}
+
+#[test]
+fn virtual_hosts_are_asked_for_by_their_table() {
+    const VHDS: ResourceType = ResourceType::VirtualHost;
+    let mut peer = Peer::new(Mode::Delta);
+    peer.table.set(VHDS, &[("80/a:80", "1"), ("80/b:80", "1"), ("90/a:90", "1")]);
+    let session = |peer: &mut Peer| {
+        let mut sent = Vec::new();
+        while let Some(response) = peer.session.next(1, |kind, names| {
+            let Names::Some(names) = names else { panic!("no wildcard") };
+            let all = peer.table.make(kind, Names::All).into_iter();
+            let wanted = |one: &Resource| {
+                names.contains(&one.name) || names.iter().any(|name| one.name.starts_with(&format!("{name}/")))
+            };
+            all.filter(wanted).collect()
+        }) {
+            sent.push(short(&response));
+        }
+        sent
+    };
+    peer.subscribe(VHDS, &["80"]);
+    assert_eq!(session(&mut peer), ["VHDS +80/a:80 +80/b:80"]);
+    peer.subscribe(VHDS, &["70"]);
+    assert_eq!(session(&mut peer), ["VHDS -70"], "a table without hosts is told so");
+    peer.table.set(VHDS, &[("80/a:80", "2"), ("80/c:80", "1"), ("90/a:90", "2")]);
+    let mut touched = Touched::default();
+    for name in ["80/a:80", "80/b:80", "80/c:80", "90/a:90"] {
+        touched.add(VHDS, name.into());
+    }
+    peer.session.changed(&touched);
+    assert_eq!(session(&mut peer), ["VHDS +80/a:80 +80/c:80 -80/b:80"]);
+    peer.session.changed(&Touched::all());
+    assert_eq!(session(&mut peer), [""; 0]);
+    peer.table.set(VHDS, &[("80/a:80", "2")]);
+    peer.session.changed(&Touched::all());
+    assert_eq!(session(&mut peer), ["VHDS -80/c:80"]);
+    peer.ask(VHDS, Request { unsubscribe: owned(&["80"]), ..Request::default() });
+    peer.table.set(VHDS, &[("80/a:80", "3")]);
+    peer.session.changed(&touched);
+    assert_eq!(session(&mut peer), [""; 0]);
+    peer.subscribe(VHDS, &["80"]);
+    assert_eq!(session(&mut peer), ["VHDS +80/a:80"], "what was dropped is sent again");
+    // Another stream of the same peer says what it has.
+    let mut again = Peer::new(Mode::Delta);
+    again.table.set(VHDS, &[("80/a:80", "3"), ("80/d:80", "1")]);
+    let version = |body: &str| resource(VHDS, "x", body).version.to_string();
+    let had = [("80/a:80", "3"), ("80/e:80", "1"), ("90/a:90", "1")];
+    let initial_versions = had.iter().map(|(name, body)| ((*name).to_owned(), version(body))).collect();
+    again.ask(VHDS, Request { subscribe: owned(&["80"]), initial_versions, ..Request::default() });
+    assert_eq!(session(&mut again), ["VHDS +80/d:80 -80/e:80 -90/a:90"]);
 }
 
 #[test]
@@ -257,7 +334,7 @@ fn a_refused_response_is_remembered_and_not_sent_again_until_it_differs() {
         let mut peer = settled(mode);
         let names: &[&str] = if mode == Mode::Sotw { &["80"] } else { &[] };
         peer.table.set(RDS, &[("80", "bad")]);
-        peer.session.changed(&Scope::full());
+        peer.session.changed(&Touched::all());
         assert_eq!(peer.sent(), ["RDS +80"]);
         assert_eq!(peer.session.types()[&RDS].status(), Status::Stale);
         let refusal = peer.last.clone();
@@ -297,7 +374,7 @@ fn answers_to_older_responses_count_and_foreign_ones_do_not() {
     let mut nonces = Vec::new();
     for body in ["2", "3"] {
         peer.table.set(LDS, &[("l", body)]);
-        peer.session.changed(&Scope::full());
+        peer.session.changed(&Touched::all());
         peer.sent();
         nonces.push(peer.last.clone().unwrap().nonce);
     }
@@ -322,7 +399,7 @@ fn state_of_the_world_follows_the_names_of_the_newest_answer() {
     assert_eq!(peer.answer(None, &["b"]), Seen::Subscribed);
     assert_eq!(peer.sent(), [""; 0], "fewer names want no answer");
     peer.table.set(EDS, &[("a", "2"), ("b", "2")]);
-    peer.session.changed(&Scope::full());
+    peer.session.changed(&Touched::all());
     assert_eq!(peer.sent(), ["EDS +b"]);
     // An answer to an older response says nothing about names.
     let request = Request { nonce: "0-0".into(), subscribe: owned(&["a"]), ..Request::default() };
@@ -359,7 +436,7 @@ fn a_slow_peer_gets_the_newest_state_and_no_backlog() {
         let mut peer = settled(mode);
         for body in ["2", "3", "4"] {
             peer.table.set(LDS, &[("l", body)]);
-            peer.session.changed(&Scope::full());
+            peer.session.changed(&Touched::all());
         }
         assert_eq!(peer.sent(), ["LDS +l"]);
         assert_eq!(peer.last.unwrap().resources[0].body, "4");

@@ -1,7 +1,9 @@
 //! The state-of-the-world protocol's messages.
 
 use mesh_proto::xds::{core, discovery};
+use tonic::Status;
 
+use super::message::{Form, Message};
 use super::server::{Protocol, control_plane};
 use super::session::{Mode, Request, Response};
 
@@ -11,7 +13,6 @@ pub enum Sotw {}
 
 impl Protocol for Sotw {
     type Request = discovery::DiscoveryRequest;
-    type Response = discovery::DiscoveryResponse;
     const MODE: Mode = Mode::Sotw;
 
     fn node(request: &Self::Request) -> Option<&core::Node> {
@@ -31,25 +32,26 @@ impl Protocol for Sotw {
         }
     }
 
-    fn write(response: Response) -> Self::Response {
-        discovery::DiscoveryResponse {
+    fn write(response: Response) -> Result<Message, Status> {
+        let rest = discovery::DiscoveryResponse {
             version_info: response.version.to_string(),
-            resources: response.resources.iter().map(|one| one.any()).collect(),
             type_url: response.kind.type_url().to_owned(),
             nonce: response.nonce.to_string(),
             control_plane: control_plane(),
             ..Default::default()
-        }
+        };
+        Message::new(Form::Plain, &rest, response.resources)
     }
 
-    fn empty(type_url: &str, request: &Self::Request) -> Option<Self::Response> {
+    fn empty(type_url: &str, request: &Self::Request) -> Option<Result<Message, Status>> {
         // An answer to an answer would go on for ever.
-        request.response_nonce.is_empty().then(|| discovery::DiscoveryResponse {
+        let rest = || discovery::DiscoveryResponse {
             version_info: "0".to_owned(),
             type_url: type_url.to_owned(),
             nonce: "none".to_owned(),
             control_plane: control_plane(),
             ..Default::default()
-        })
+        };
+        request.response_nonce.is_empty().then(|| Message::new(Form::Plain, &rest(), Vec::new()))
     }
 }

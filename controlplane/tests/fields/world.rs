@@ -164,6 +164,7 @@ fn nodes() -> Vec<Node> {
         ferromesh: true,
         proxy_config: Value::Null,
         dns_capture: false,
+        vhds: false,
         grpc: false,
     };
     let sidecar = NodeKind::Sidecar;

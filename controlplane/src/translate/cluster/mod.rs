@@ -25,19 +25,28 @@ use policy::Speaks;
 /// The clusters of a node, of those that are wanted.
 pub fn clusters(context: &PushContext, node: &Node, wanted: Names<'_>) -> Vec<Cluster> {
     let mut all = Vec::new();
-    for service in context.services(node) {
-        outbound(context, node, &service, wanted, &mut all);
+    for service in context.services(node).iter() {
+        outbound(context, node, service, wanted, &mut all);
     }
-    if node.kind == NodeKind::Sidecar {
-        all.extend(inbound(context, node).into_iter().filter(|cluster| wanted.contains(&cluster.name)));
-    }
-    let fixed = [black_hole(), passthrough(context), inbound_passthrough(context, node)];
-    let fixed = fixed.into_iter().filter(|cluster| {
-        // Gateways pass nothing on that they do not know.
-        (node.kind == NodeKind::Sidecar || cluster.name == names::BLACK_HOLE) && wanted.contains(&cluster.name)
-    });
-    all.extend(fixed);
+    let rest = inbound(context, node).into_iter().chain(fixed_clusters(context, node));
+    all.extend(rest.filter(|cluster| wanted.contains(&cluster.name)));
     all
+}
+
+/// The clusters of one service.
+pub fn of_service(context: &PushContext, node: &Node, service: &Service) -> Vec<Cluster> {
+    let mut all = Vec::new();
+    outbound(context, node, service, Names::All, &mut all);
+    all
+}
+
+/// The clusters that depend on no service.
+pub fn fixed_clusters(context: &PushContext, node: &Node) -> Vec<Cluster> {
+    match node.kind {
+        NodeKind::Sidecar => vec![black_hole(), passthrough(context), inbound_passthrough(context, node)],
+        // Gateways pass nothing on that they do not know.
+        NodeKind::Router => vec![black_hole()],
+    }
 }
 
 fn outbound(context: &PushContext, node: &Node, service: &Service, wanted: Names<'_>, all: &mut Vec<Cluster>) {
@@ -226,7 +235,11 @@ pub fn inbound_ports(context: &PushContext, node: &Node) -> Vec<InboundPort> {
     ports.collect()
 }
 
-fn inbound(context: &PushContext, node: &Node) -> Vec<Cluster> {
+/// The clusters of what the workload serves.
+pub fn inbound(context: &PushContext, node: &Node) -> Vec<Cluster> {
+    if node.kind != NodeKind::Sidecar {
+        return Vec::new();
+    }
     let ports = inbound_ports(context, node).into_iter().map(|port| {
         let name = names::inbound(port.number);
         let traffic = TrafficPolicy { connection_pool: port.pool.clone(), ..Default::default() };

@@ -19,7 +19,7 @@ pub struct Egress {
     /// It opens its port itself: traffic does not reach it by capture.
     pub bound: bool,
     /// What it serves, by host.
-    pub services: Vec<Arc<Service>>,
+    pub services: Arc<[Arc<Service>]>,
 }
 
 /// A port of a Sidecar.

@@ -91,8 +91,8 @@ fn server_tls(node: &Node, server: &Server, http: bool) -> Option<DownstreamTlsC
 fn terminated_or_plain(context: &PushContext, node: &Node, server: &Server) -> Vec<Chain> {
     let gateway = server.gateway_name();
     let site = Site { context, node, gateway: &gateway, port: server.number(), tls: server.is_tls() };
-    let found = context.virtual_services(node, &gateway).into_iter().find_map(|config| {
-        if server.shared_hosts(&config).is_empty() {
+    let found = context.virtual_services(node, &gateway).iter().find_map(|config| {
+        if server.shared_hosts(config).is_empty() {
             return None;
         }
         let rule = config.spec.tcp.iter().find(|rule| {
@@ -132,8 +132,8 @@ fn passthrough(context: &PushContext, node: &Node, server: &Server) -> Vec<Chain
     let gateway = server.gateway_name();
     let site = Site { context, node, gateway: &gateway, port: server.number(), tls: true };
     let mut chains = Vec::new();
-    for config in context.virtual_services(node, &gateway) {
-        if server.shared_hosts(&config).is_empty() {
+    for config in context.virtual_services(node, &gateway).iter() {
+        if server.shared_hosts(config).is_empty() {
             continue;
         }
         for rule in &config.spec.tls {

@@ -23,8 +23,14 @@ pub mod tls;
 
 /// All listeners of a proxy.
 pub fn listeners(context: &PushContext, node: &Node) -> Vec<listener::Listener> {
-    let mut all = outbound::listeners(context, node);
+    let mut all = towards_services(context, node);
     all.extend(inbound::listeners(context, node));
+    all
+}
+
+/// Those that do not depend on what the workload serves: all of a gateway, the outbound ones of a sidecar.
+pub fn towards_services(context: &PushContext, node: &Node) -> Vec<listener::Listener> {
+    let mut all = outbound::listeners(context, node);
     all.extend(gateway::listeners(context, node));
     all
 }

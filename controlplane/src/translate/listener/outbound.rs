@@ -81,7 +81,7 @@ struct Wanted<'a> {
 struct Builder<'a> {
     context: &'a PushContext,
     node: &'a Node,
-    rules: Vec<Arc<Config<VirtualService>>>,
+    rules: Arc<[Arc<Config<VirtualService>>]>,
     entries: BTreeMap<(String, u16), Entry>,
 }
 
@@ -102,7 +102,7 @@ impl Builder<'_> {
             return;
         }
         if let Some(port) = listener.port {
-            for service in &listener.services {
+            for service in listener.services.iter() {
                 let port = ServicePort {
                     name: "".into(),
                     number: port.number,
@@ -118,7 +118,7 @@ impl Builder<'_> {
         for entry in self.entries.values_mut() {
             entry.locked = true;
         }
-        for service in &listener.services {
+        for service in listener.services.iter() {
             for port in &service.ports {
                 let wanted = Wanted { service, port, bound: listener.bound, bind: bind.clone(), single: false };
                 match self.headless_binds(&wanted) {

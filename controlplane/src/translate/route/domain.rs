@@ -1,6 +1,6 @@
 //! The hosts that a virtual host answers to (G13), and who has them: proxies refuse a table in which two hosts share a domain.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::model::{Node, Service};
@@ -93,8 +93,12 @@ fn short_names(host: &str, proxy_domain: &str) -> Vec<String> {
 /// Which domains and virtual hosts of a table are taken. The first has them.
 #[derive(Debug, Default)]
 pub struct Taken {
-    names: BTreeSet<String>,
+    /// Names of virtual hosts, and the domains that each has, lower case.
+    names: BTreeMap<String, Vec<String>>,
+    /// Domains, lower case.
     domains: BTreeSet<String>,
+    /// Those of them, and others, that a host wanted in vain.
+    contested: BTreeSet<String>,
     /// Full names of services: no other service's short form may take them.
     services: BTreeSet<String>,
 }
@@ -107,17 +111,36 @@ impl Taken {
 
     /// Takes a virtual host's name and those of its domains that are free; `None` if nothing is left.
     pub fn claim(&mut self, name: &str, wanted: Domains) -> Option<Vec<String>> {
-        if !self.names.insert(name.to_owned()) {
+        if self.names.contains_key(name) {
+            self.contested.extend(wanted.all.iter().map(|domain| domain.to_ascii_lowercase()));
             return None;
         }
-        let mut free = Vec::new();
+        let (mut free, mut own) = (Vec::new(), Vec::new());
         for domain in wanted.all {
+            let lower = domain.to_ascii_lowercase();
             let reserved = wanted.short.contains(&domain) && self.services.contains(&domain);
-            if !reserved && self.domains.insert(domain.to_ascii_lowercase()) {
-                free.push(domain);
+            if own.contains(&lower) {
+                continue;
             }
+            if reserved || !self.domains.insert(lower.clone()) {
+                self.contested.insert(lower);
+                continue;
+            }
+            own.push(lower);
+            free.push(domain);
         }
+        self.names.insert(name.to_owned(), own);
         (!free.is_empty()).then_some(free)
+    }
+
+    /// Virtual hosts by name, and the domains that each has.
+    pub fn claims(&self) -> impl Iterator<Item = (&String, &Vec<String>)> {
+        self.names.iter()
+    }
+
+    /// Domains that more than one wanted.
+    pub fn contested(&self) -> impl Iterator<Item = &String> {
+        self.contested.iter()
     }
 
     /// True if a virtual host takes every host.

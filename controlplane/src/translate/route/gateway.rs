@@ -35,8 +35,8 @@ pub fn table(context: &PushContext, node: &Node, name: &str) -> Option<route::Ro
     let Some(first) = servers.first() else { return Some(configuration(name, Vec::new(), true)) };
     let mut hosts: BTreeMap<String, Host> = BTreeMap::new();
     for server in &servers {
-        for config in context.virtual_services(node, &server.gateway_name()) {
-            add(context, node, server, &config, &mut hosts);
+        for config in context.virtual_services(node, &server.gateway_name()).iter() {
+            add(context, node, server, config, &mut hosts);
         }
         if server.redirects() {
             // Hosts of the server are redirected even where no VirtualService speaks of them.

@@ -22,6 +22,7 @@ pub mod rule;
 pub mod sidecar;
 #[cfg(test)]
 mod tests;
+pub mod virtual_hosts;
 
 /// The table of every HTTP service, chosen by `Host` alone.
 pub const HTTP_PROXY: &str = "http_proxy";

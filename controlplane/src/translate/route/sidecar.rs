@@ -10,7 +10,8 @@ use mesh_proto::xds::route;
 use super::domain::{self, Domains, Form, Taken};
 use super::{HTTP_PROXY, Site, action, configuration, rule};
 use crate::model::context::Config;
-use crate::model::{Interception, Node, Protocol, PushContext, Service, ServicePort, host};
+use crate::model::scope::Scope;
+use crate::model::{Interception, Node, NodeKind, Protocol, PushContext, Service, ServicePort, host};
 use crate::translate::http;
 use crate::translate::listener::egress::{self, Egress};
 
@@ -49,6 +50,15 @@ impl<'a> Wanted<'a> {
 
 /// The table of this name; `None` if the sidecar has no listener that would ask for it.
 pub fn table(context: &PushContext, node: &Node, name: &str) -> Option<route::RouteConfiguration> {
+    Some(table_and_claims(context, node, name)?.0)
+}
+
+/// The table of this name, and who has which domains in it.
+pub fn table_and_claims(
+    context: &PushContext,
+    node: &Node,
+    name: &str,
+) -> Option<(route::RouteConfiguration, domain::Taken)> {
     let wanted = Wanted::parse(name)?;
     let services = services(context, node, wanted)?;
     let mut builder = Builder {
@@ -62,9 +72,13 @@ pub fn table(context: &PushContext, node: &Node, name: &str) -> Option<route::Ro
     if wanted.port().is_none_or(|port| port == PLAIN_HTTP) {
         ports.entry(PLAIN_HTTP).or_default();
     }
-    for service in &services {
-        let served = service.ports.iter().filter(|port| port.protocol.is_http() || port.protocol == Protocol::Unknown);
-        for port in served.filter(|port| wanted.port().is_none_or(|number| number == port.number)) {
+    for service in services.iter() {
+        for port in service
+            .ports
+            .iter()
+            .filter(|port| is_served(port))
+            .filter(|port| wanted.port().is_none_or(|number| number == port.number))
+        {
             ports.entry(port.number).or_default().push((service.clone(), port.clone()));
         }
     }
@@ -86,22 +100,99 @@ pub fn table(context: &PushContext, node: &Node, name: &str) -> Option<route::Ro
         hosts.retain(|one| one.domains.iter().any(|domain| domain == host));
         hosts.truncate(1);
         hosts.iter_mut().for_each(|one| one.domains = vec!["*".to_owned()]);
-        return Some(configuration(name, hosts, ignore_port));
+        return Some((configuration(name, hosts, ignore_port), builder.taken));
     }
     hosts.sort_by(|one, other| one.name.cmp(&other.name));
     if !builder.taken.everything() {
         hosts.push(catch_all(context, node, wanted == Wanted::Proxy, builder.attempts));
     }
-    Some(configuration(name, hosts, ignore_port))
+    Some((configuration(name, hosts, ignore_port), builder.taken))
+}
+
+/// The port of a table whose virtual hosts can be made one by one by [`virtual_host`]: one for all that a sidecar may reach.
+pub fn port_of(node: &Node, scope: &Scope, name: &str) -> Option<u16> {
+    match Wanted::parse(name)? {
+        Wanted::Port(port) if scope.everything && !node.grpc && node.kind == NodeKind::Sidecar => Some(port),
+        _ => None,
+    }
+}
+
+/// A virtual host as it would be if no other wanted its domains.
+pub struct Made {
+    /// Its domains, and which of them are short.
+    pub domains: Domains,
+    /// Its routes.
+    pub routes: Vec<route::Route>,
+}
+
+/// Why a virtual host cannot be made alone: a wildcard stands for hosts that only the whole table knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wildcard;
+
+/// The virtual host of one host in the table of a port, by the same rules as [`table`]; none if it has none.
+pub fn virtual_host(
+    context: &PushContext,
+    node: &Node,
+    scope: &Scope,
+    port: u16,
+    host: &str,
+) -> Result<Option<Made>, Wildcard> {
+    let site = Site { context, node, gateway: MESH_GATEWAY, port, tls: false };
+    let rules_for = |host: &str| -> Vec<(Arc<Config<VirtualService>>, Vec<route::Route>)> {
+        let speaking = scope
+            .virtual_services
+            .iter()
+            .filter(|config| config.spec.hosts.iter().any(|pattern| host::is_within(host, pattern)));
+        let rules = speaking.map(|config| (config.clone(), rule::routes(&site, config)));
+        rules.filter(|(_, routes)| !routes.is_empty()).collect()
+    };
+    let served = |host: &str| {
+        let service = scope.service(host)?;
+        Some((service, service.ports.iter().find(|one| one.number == port && is_served(one))?))
+    };
+    let mut rules = rules_for(host);
+    if let Some((service, service_port)) = served(host) {
+        let domains = domain::of_service(service, node, port, Form::Bare);
+        let routes = match owner(host, &rules) {
+            Some(index) => rules.swap_remove(index).1,
+            None => vec![rule::default_route(&site, service, service_port)],
+        };
+        return Ok(Some(Made { domains, routes }));
+    }
+    for (config, routes) in rules {
+        if !config.spec.hosts.iter().any(|one| one == host) {
+            continue;
+        }
+        let mut owns = port == PLAIN_HTTP;
+        for other in &config.spec.hosts {
+            if other.starts_with('*') {
+                return Err(Wildcard);
+            }
+            if !owns && served(other).is_some() {
+                let rules = rules_for(other);
+                owns = owner(other, &rules).is_some_and(|index| Arc::ptr_eq(&rules[index].0, &config));
+            }
+        }
+        if owns {
+            let domains = Domains { all: domain::of_host(host, port, Form::Bare), ..Domains::default() };
+            return Ok(Some(Made { domains, routes }));
+        }
+    }
+    Ok(None)
+}
+
+/// True if a table of the port has the service's host.
+fn is_served(port: &ServicePort) -> bool {
+    port.protocol.is_http() || port.protocol == Protocol::Unknown
 }
 
 /// The services that the asking listener serves.
-fn services(context: &PushContext, node: &Node, wanted: Wanted<'_>) -> Option<Vec<Arc<Service>>> {
+fn services(context: &PushContext, node: &Node, wanted: Wanted<'_>) -> Option<Arc<[Arc<Service>]>> {
     let listeners = egress::listeners(context, node);
     if wanted == Wanted::Proxy {
         let mut found: BTreeMap<_, Arc<Service>> = BTreeMap::new();
         let proxies = listeners.into_iter().filter(|one| one.is_http_proxy());
-        for service in proxies.flat_map(|one| one.services) {
+        for service in proxies.flat_map(|one| one.services.to_vec()) {
             found.entry(service.host.clone()).or_insert(service);
         }
         let all = found.is_empty() && egress::http_proxy_port(context).is_some();
@@ -128,8 +219,8 @@ impl Builder<'_> {
         let rules: Vec<(Arc<Config<VirtualService>>, Vec<route::Route>)> = self
             .context
             .virtual_services(self.node, MESH_GATEWAY)
-            .into_iter()
-            .map(|config| (config.clone(), rule::routes(&site, &config)))
+            .iter()
+            .map(|config| (config.clone(), rule::routes(&site, config)))
             .filter(|(_, routes)| !routes.is_empty())
             .collect();
         let owners: Vec<Option<usize>> = services.iter().map(|(service, _)| owner(&service.host, &rules)).collect();
@@ -188,6 +279,11 @@ fn owner(service: &str, rules: &[(Arc<Config<VirtualService>>, Vec<route::Route>
 /// True if a host of a VirtualService stands for itself and not for services of this port.
 fn is_no_service(name: &str, services: &[(Arc<Service>, ServicePort)]) -> bool {
     !services.iter().any(|(service, _)| host::is_within(&service.host, name))
+}
+
+/// True if it is what [`catch_all`] makes: names of others hold their port.
+pub fn is_catch_all(host: &route::VirtualHost) -> bool {
+    !host.name.contains(':')
 }
 
 /// What happens to hosts that the mesh does not know.
