@@ -149,7 +149,7 @@ impl Model {
         let before = self.context.clone();
         let mut next = before.successor();
         self.rebuild(&mut next, &kinds, &namespaces);
-        result.full = kinds.iter().any(|kind| !is_of_endpoints(*kind) && is_read(*kind));
+        result.full = kinds.iter().any(|kind| !kind.is_of_endpoints() && is_read(*kind));
         compare(&before, &next, &mut result);
         self.context = Arc::new(next);
         result
@@ -171,7 +171,7 @@ impl Model {
         if services {
             next.services = Arc::new(self.services(&mesh, &next.domain));
         }
-        if services || kinds.iter().any(|kind| is_of_endpoints(*kind)) {
+        if services || kinds.iter().any(|kind| kind.is_of_endpoints()) {
             self.rebuild_endpoints(next, changed(Kind::Node), namespaces);
         }
         if changed(Kind::VirtualService) {
@@ -272,11 +272,6 @@ impl Model {
         });
         configs
     }
-}
-
-/// Kinds whose changes alter endpoints alone.
-fn is_of_endpoints(kind: Kind) -> bool {
-    matches!(kind, Kind::Pod | Kind::EndpointSlice | Kind::WorkloadEntry | Kind::Node)
 }
 
 /// Kinds that translation reads.
