@@ -17,7 +17,7 @@ use super::reply::local_as;
 use super::serve::Active;
 use super::time_limit::{TimeLimit, Times, expected, grpc_timeout};
 use super::{headers, names, upgrade};
-use crate::balance::{Cluster, Endpoint, Observation, Permit, PickRequest, Picked, Resource};
+use crate::balance::{Cluster, Discovery, Endpoint, Observation, Permit, PickRequest, Picked, Resource};
 use crate::connect::{Taken, Want};
 use crate::listener::Direction;
 use crate::policy::headers::HeaderOps;
@@ -79,6 +79,10 @@ impl Source {
         }
     }
 }
+
+/// How long a retry waits for another endpoint, when all that are known took no connection: they are being replaced, and the one that
+/// is to take over is ready before they go.
+const SUCCESSOR: Duration = Duration::from_millis(500);
 
 /// One try's result.
 type Tried = Result<(Response<Incoming>, Taken), (Error, bool)>;
@@ -352,16 +356,21 @@ async fn attempts(
                 return tried.map_err(|(error, _)| error);
             }
         }
+        let refused = outcome.is_unprocessed() && matches!(cluster.config.discovery, Discovery::Eds(_));
         drop(tried);
         failed.push(endpoint);
         number += 1;
         let wait = retry.backoff(number, worker.with_random(fastrand::Rng::f64));
-        if let Some(timeout) = action.timeout
-            && times.started.elapsed() + wait >= timeout
-        {
+        let left = action.timeout.map(|timeout| timeout.saturating_sub(times.started.elapsed()));
+        if left.is_some_and(|left| wait >= left) {
             return Err(Error::Timeout { per_try: false });
         }
         tokio::time::sleep(wait).await;
+        if refused {
+            // With nobody else to ask, another try so soon would fail too; it is made all the same if nobody comes.
+            let longest = left.map_or(SUCCESSOR, |left| SUCCESSOR.min(left.saturating_sub(wait) / 2));
+            let _ = tokio::time::timeout(longest, cluster.has_other_than(&failed)).await;
+        }
     }
 }
 

@@ -146,6 +146,16 @@ pub enum Outcome<'a> {
     Failure(&'a Error),
 }
 
+impl Outcome<'_> {
+    /// True if the request surely reached no application.
+    pub fn is_unprocessed(&self) -> bool {
+        match self {
+            Self::Answer { unprocessed, .. } => *unprocessed,
+            Self::Failure(error) => unprocessed(error),
+        }
+    }
+}
+
 /// What is known of a try.
 #[derive(Debug, Clone, Copy)]
 pub struct Try<'a> {
