@@ -153,3 +153,20 @@ pub enum Change {
     /// The object is gone.
     Remove(Key),
 }
+
+impl Change {
+    /// The kind of the object.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Set(object) => object.key.kind,
+            Self::Remove(key) => key.kind,
+        }
+    }
+}
+
+impl Kind {
+    /// True for kinds whose changes alter endpoints alone.
+    pub fn is_of_endpoints(self) -> bool {
+        matches!(self, Self::Pod | Self::EndpointSlice | Self::WorkloadEntry | Self::Node)
+    }
+}

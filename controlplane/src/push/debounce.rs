@@ -1,4 +1,5 @@
-//! When gathered changes are applied: after a pause, or when the first has waited long enough (XD2).
+//! When gathered changes are applied: after a pause, or when the first has waited long enough (XD2). Endpoints do not wait for a pause:
+//! a pod that was replaced is gone in tens of milliseconds, and their pushes are cheap.
 
 use std::time::Duration;
 
@@ -23,5 +24,10 @@ impl Debounce {
     /// When changes of which the first came at `first` and the last at `last` are applied.
     pub fn deadline(&self, first: Instant, last: Instant) -> Instant {
         (last + self.quiet).min(first + self.max)
+    }
+
+    /// When changes of endpoints are applied of which the first came at `first`: at once, unless endpoints were at `before`.
+    pub fn endpoints(&self, first: Instant, before: Option<Instant>) -> Instant {
+        before.map_or(first, |before| first.max(before + self.quiet))
     }
 }

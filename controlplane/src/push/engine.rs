@@ -42,7 +42,9 @@ pub async fn run(
 ) {
     let mut gathered = Gathered::default();
     loop {
-        let deadline = gathered.times.map(|(first, last)| debounce.deadline(first, last));
+        let whole = gathered.times.map(|(first, last)| debounce.deadline(first, last));
+        let endpoints = gathered.endpoints.first.map(|first| debounce.endpoints(first, gathered.endpoints.before));
+        let deadline = whole.into_iter().chain(endpoints).min();
         let event = tokio::select! {
             () = stop.cancelled() => return,
             event = events.recv() => match event {
@@ -58,10 +60,14 @@ pub async fn run(
                 continue;
             }
             Some(event) => gathered.add(event, &metrics),
+            None if whole.is_none_or(|whole| deadline < Some(whole)) && published.borrow().number > 0 => {
+                publish(&mut knowledge, gathered.take_endpoints(), &published, &metrics);
+                continue;
+            }
             None => true,
         };
         if at_once || published.borrow().number == 0 {
-            publish(&mut knowledge, std::mem::take(&mut gathered), &published, &metrics);
+            publish(&mut knowledge, gathered.take(), &published, &metrics);
         }
     }
 }
@@ -72,37 +78,75 @@ struct Gathered {
     waiting: Vec<oneshot::Sender<u64>>,
     /// When the first and the last came.
     times: Option<(Instant, Instant)>,
+    endpoints: Endpoints,
+}
+
+/// What is about endpoints alone, and does not wait for the rest.
+#[derive(Default)]
+struct Endpoints {
+    changes: Vec<Change>,
+    /// When the first came.
+    first: Option<Instant>,
+    /// When such changes were applied last.
+    before: Option<Instant>,
+}
+
+/// Changes to apply as one.
+struct Batch {
+    changes: Vec<Change>,
+    waiting: Vec<oneshot::Sender<u64>>,
+    /// When the first came.
+    since: Option<Instant>,
 }
 
 impl Gathered {
     /// True if they must not wait.
     fn add(&mut self, event: Event, metrics: &Metrics) -> bool {
         let now = Instant::now();
-        self.times = Some((self.times.map_or(now, |(first, _)| first), now));
         let (changes, waiting) = match event {
             Event::Changes(changes) => (changes, None),
             Event::Apply(changes, done) => (changes, Some(done)),
             Event::Objects(_) => return false,
         };
         metrics.inbound_updates.increment(changes.len() as u64);
-        self.changes.extend(changes);
+        let (endpoints, others): (Vec<_>, Vec<_>) =
+            changes.into_iter().partition(|change| change.kind().is_of_endpoints());
+        if !endpoints.is_empty() {
+            self.endpoints.first.get_or_insert(now);
+            self.endpoints.changes.extend(endpoints);
+        }
+        if !others.is_empty() {
+            self.times = Some((self.times.map_or(now, |(first, _)| first), now));
+            self.changes.extend(others);
+        }
         let at_once = waiting.is_some();
         self.waiting.extend(waiting);
         at_once
     }
+
+    fn take_endpoints(&mut self) -> Batch {
+        self.endpoints.before = Some(Instant::now());
+        let changes = std::mem::take(&mut self.endpoints.changes);
+        Batch { changes, waiting: Vec::new(), since: self.endpoints.first.take() }
+    }
+
+    /// All, in the order of arrival as far as it matters: no object is in both.
+    fn take(&mut self) -> Batch {
+        let endpoints = if self.endpoints.first.is_some() { Some(self.take_endpoints()) } else { None };
+        let first = self.times.take().map(|(first, _)| first);
+        let since = endpoints.as_ref().and_then(|batch| batch.since).into_iter().chain(first).min();
+        let mut changes = std::mem::take(&mut self.changes);
+        changes.extend(endpoints.into_iter().flat_map(|batch| batch.changes));
+        Batch { changes, waiting: std::mem::take(&mut self.waiting), since }
+    }
 }
 
-fn publish(
-    knowledge: &mut impl Knowledge,
-    gathered: Gathered,
-    published: &watch::Sender<Arc<Published>>,
-    metrics: &Metrics,
-) {
+fn publish(knowledge: &mut impl Knowledge, batch: Batch, published: &watch::Sender<Arc<Published>>, metrics: &Metrics) {
     let now = Instant::now();
-    let since = gathered.times.map_or(now, |(first, _)| first);
+    let since = batch.since.unwrap_or(now);
     metrics.debounce_time.record((now - since).as_secs_f64());
-    let count = gathered.changes.len();
-    let changes = knowledge.apply(gathered.changes);
+    let count = batch.changes.len();
+    let changes = knowledge.apply(batch.changes);
     let before = published.borrow().clone();
     // A change that touches nothing is not published, but the first state always is: proxies wait for it.
     if !changes.is_none() || before.number == 0 {
@@ -120,7 +164,7 @@ fn publish(
         published.send_replace(Arc::new(next));
     }
     let number = published.borrow().number;
-    for done in gathered.waiting {
+    for done in batch.waiting {
         // Whoever waited may be gone.
         let _ = done.send(number);
     }
@@ -213,6 +257,30 @@ mod tests {
         let count = running.applied.recv().await.unwrap();
         assert_eq!(start.elapsed().as_millis(), 350);
         assert!((7..=8).contains(&count), "{count}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn endpoints_wait_for_nothing_but_endpoints_just_before() {
+        let mut running = start(Changes::full());
+        running.events.send(Event::Changes(vec![])).await.unwrap();
+        running.applied.recv().await.unwrap();
+        let start = Instant::now();
+        let endpoint = || Change::Remove(Key { kind: Kind::EndpointSlice, namespace: "a".into(), name: "b".into() });
+        for (changes, applied) in [
+            (vec![change(), endpoint()], Some((1, 0))),
+            (vec![endpoint(), endpoint()], None),
+            (vec![change()], Some((2, 100))),
+        ] {
+            running.events.send(Event::Changes(changes)).await.unwrap();
+            match applied {
+                Some(applied) => {
+                    assert_eq!((running.applied.recv().await.unwrap(), start.elapsed().as_millis()), applied);
+                }
+                None => tokio::time::sleep(Duration::from_millis(30)).await,
+            }
+        }
+        // The rest goes together, after its own pause.
+        assert_eq!((running.applied.recv().await.unwrap(), start.elapsed().as_millis()), (2, 130));
     }
 
     #[tokio::test(start_paused = true)]

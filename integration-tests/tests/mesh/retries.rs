@@ -14,6 +14,8 @@ static MESH: Shared = Shared::new(|| {
         .client("client")
         .client("dead")
         .client("breaking")
+        .client("leaving")
+        .client("staying")
         .mesh_config("defaultHttpRetryPolicy: {attempts: 3, retryOn: '418'}")
 });
 
@@ -89,6 +91,42 @@ fn a_servers_sidecar_retries_what_did_not_reach_the_application() {
         ingress(mesh, "breaking", "breaking.vr8.example", &app.http.to_string()).await?;
         let ask = mesh.client("client").get("http://breaking.vr8.example/").header("x-test-reset", "1");
         assert_eq!((ask.status().await, app.requests()), (503, 1));
+        Ok(())
+    });
+}
+
+/// VR1: what did not reach the application behind one sidecar is tried at the next workload, also a POST, if the rule retries connect
+/// failures; the client hears nothing of how that is known.
+#[test]
+fn a_request_that_no_application_took_goes_to_another_workload() {
+    MESH.run(async |mesh| {
+        let app = App::start("staying", "v1").await?;
+        let nobody = TcpListener::bind("127.0.0.1:0").await?.local_addr()?;
+        let (mut endpoints, mut leaving) = (Vec::new(), None);
+        for (workload, endpoint) in [("leaving", nobody), ("staying", app.http)] {
+            let port = ingress(mesh, workload, &format!("{workload}.vr1.example"), &endpoint.to_string()).await?;
+            let address = mesh.workload_address(workload).await?;
+            leaving.get_or_insert(format!("{address}:{port}"));
+            endpoints.push(format!("{{address: {address}, ports: {{http: {port}}}, serviceAccount: {workload}, labels: {{security.istio.io/tlsMode: istio}}}}"));
+        }
+        let entry = |host: &str, retries: &str| {
+            object("ServiceEntry", "default", host, &format!("{{hosts: [{host}], location: MESH_INTERNAL, ports: [{{number: 80, name: http, protocol: HTTP}}], resolution: STATIC, endpoints: [{}]}}", endpoints.join(", ")))
+                + &virtual_service(host, &format!("{{hosts: [{host}], http: [{{retries: {{{retries}}}, route: [{{destination: {{host: {host}}}}}]}}]}}"))
+        };
+        let hosts = [("tried.vr1.example", "attempts: 2, retryOn: connect-failure"), ("untried.vr1.example", "attempts: 2, retryOn: '418'")];
+        mesh.apply(&hosts.map(|(host, retries)| entry(host, retries)).concat()).await?;
+        for (host, failures) in [("tried.vr1.example", 0..1), ("untried.vr1.example", 1..20)] {
+            let mut failed = 0;
+            for _ in 0..20 {
+                let answer = mesh.client("client").post(&format!("http://{host}/"), "once").send().await?;
+                assert_eq!(answer.header("x-ferromesh-unprocessed"), "");
+                failed += usize::from(answer.status != 200);
+            }
+            assert!(failures.contains(&failed), "{host}: {failed} of 20 failed");
+        }
+        let leaving = leaving.unwrap_or_default();
+        let answer = integration_tests::Client::new(leaving.parse()?).get("http://leaving.vr1.example/").send().await?;
+        assert_eq!((answer.status, answer.header("x-ferromesh-unprocessed")), (503, ""), "only clients of the mesh are told");
         Ok(())
     });
 }

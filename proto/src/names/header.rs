@@ -42,6 +42,11 @@ pub const OVERLOADED: &str = "x-envoy-overloaded";
 pub const PEER_METADATA: &str = "x-envoy-peer-metadata";
 /// Identifier of the peer whose metadata it is (MT4).
 pub const PEER_METADATA_ID: &str = "x-envoy-peer-metadata-id";
+/// Response of the sidecar of a server that did not reach its application, to a client's proxy: the request was not processed, and may
+/// be sent again whatever its method. The value is [`UNPROCESSED_CONNECT_FAILURE`]. Between proxies only (docs/xds.md).
+pub const UNPROCESSED: &str = "x-ferromesh-unprocessed";
+/// The application took no connection.
+pub const UNPROCESSED_CONNECT_FAILURE: &str = "connect-failure";
 /// Cluster's alternative statistics name.
 pub const UPSTREAM_ALT_STAT_NAME: &str = "x-envoy-upstream-alt-stat-name";
 /// Decorator operation of a span.

@@ -174,6 +174,8 @@ pub struct Cluster {
     pub config: ClusterConfig,
     /// Endpoints now; replaced without a new snapshot.
     pub endpoints: ArcSwap<EndpointSet>,
+    /// Told when endpoints were replaced.
+    pub replaced: tokio::sync::Notify,
     /// True once endpoints were received, resolved or configured, even if there are none.
     pub warm: std::sync::atomic::AtomicBool,
     /// What the circuit breakers count, shared by successive configurations of the same name.
@@ -236,6 +238,7 @@ impl Cluster {
         let cluster = Self {
             usage: before.map_or_else(Arc::default, |before| before.usage.clone()),
             endpoints: before.map_or_else(ArcSwap::default, |before| ArcSwap::new(before.endpoints.load_full())),
+            replaced: tokio::sync::Notify::new(),
             warm: fixed.into(),
             turn: AtomicU64::new(0),
             epoch: before.map_or_else(Instant::now, |before| before.epoch),
@@ -277,6 +280,20 @@ impl Cluster {
             .collect();
         self.endpoints.store(Arc::new(EndpointSet::new(endpoints)));
         self.warm.store(true, Ordering::Release);
+        self.replaced.notify_waiters();
+    }
+
+    /// Waits until discovery has brought an endpoint that is none of these; for ever where endpoints do not come from it.
+    pub async fn has_other_than(&self, tried: &[Arc<Endpoint>]) {
+        loop {
+            // Asked for before the look, so that no change in between is missed.
+            let replaced = self.replaced.notified();
+            let is_new = |one: &Arc<Endpoint>| tried.iter().all(|other| other.spec.address != one.spec.address);
+            if self.endpoints.load().iter().any(is_new) {
+                return;
+            }
+            replaced.await;
+        }
     }
 
     fn transport_of(&self, spec: &EndpointSpec) -> Transport {

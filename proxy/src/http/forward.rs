@@ -17,14 +17,15 @@ use super::reply::local_as;
 use super::serve::Active;
 use super::time_limit::{TimeLimit, Times, expected, grpc_timeout};
 use super::{headers, names, upgrade};
-use crate::balance::{Cluster, Endpoint, Observation, Permit, PickRequest, Picked, Resource};
+use crate::balance::{Cluster, Discovery, Endpoint, Observation, Permit, PickRequest, Picked, Resource};
 use crate::connect::{Taken, Want};
 use crate::listener::Direction;
 use crate::policy::headers::HeaderOps;
-use crate::policy::retry::{Decision, Outcome, REFUSED_STREAM, RetryPolicy, Try};
+use crate::policy::retry::{Decision, Outcome, REFUSED_STREAM, RetryPolicy, Try, unprocessed};
 use crate::route::VirtualHost;
 use crate::route::action::{Forward, HostRewrite, Target, WeightedCluster};
 use crate::telemetry::record::Flags;
+use crate::tls::TlsInfo;
 
 /// What a request holds of others until it is over.
 #[derive(Debug, Default)]
@@ -78,6 +79,10 @@ impl Source {
         }
     }
 }
+
+/// How long a retry waits for another endpoint, when all that are known took no connection: they are being replaced, and the one that
+/// is to take over is ready before they go.
+const SUCCESSOR: Duration = Duration::from_millis(500);
 
 /// One try's result.
 type Tried = Result<(Response<Incoming>, Taken), (Error, bool)>;
@@ -160,7 +165,20 @@ fn refuse(
     status: Option<StatusCode>,
     finish: Finish,
 ) -> Response<ResponseBody> {
-    with_response_headers(local_as(error, status, finish, exchange.grpc), exchange, matched)
+    // An application that is told to end closes its port before its clients hear of it. Only their proxies can try another.
+    let conn = &exchange.place.conn;
+    let told = conn.direction == Direction::Inbound && unprocessed(&error) && is_of_the_mesh(conn.tls.as_deref());
+    let mut response = with_response_headers(local_as(error, status, finish, exchange.grpc), exchange, matched);
+    if told {
+        let value = HeaderValue::from_static(mesh_proto::names::header::UNPROCESSED_CONNECT_FAILURE);
+        response.headers_mut().insert(names::UNPROCESSED, value);
+    }
+    response
+}
+
+/// True if the peer showed who it is in a mesh.
+fn is_of_the_mesh(tls: Option<&TlsInfo>) -> bool {
+    tls.and_then(|tls| tls.peer.as_ref()).is_some_and(|peer| peer.spiffe.is_some())
 }
 
 /// The cluster of a request.
@@ -304,7 +322,11 @@ async fn attempts(
         let (outcome, sent) = match &tried {
             Ok((response, _)) => {
                 let headers = response.headers();
-                let outcome = Outcome::Answer { status: response.status(), grpc: grpc_status(headers), headers };
+                let unprocessed = headers.contains_key(names::UNPROCESSED)
+                    && exchange.place.conn.direction == Direction::Outbound
+                    && is_of_the_mesh(finish.record.upstream_tls.as_deref());
+                let (status, grpc) = (response.status(), grpc_status(headers));
+                let outcome = Outcome::Answer { status, grpc, headers, unprocessed };
                 (outcome, true)
             }
             Err((error, sent)) => (Outcome::Failure(error), *sent),
@@ -334,16 +356,21 @@ async fn attempts(
                 return tried.map_err(|(error, _)| error);
             }
         }
+        let refused = outcome.is_unprocessed() && matches!(cluster.config.discovery, Discovery::Eds(_));
         drop(tried);
         failed.push(endpoint);
         number += 1;
         let wait = retry.backoff(number, worker.with_random(fastrand::Rng::f64));
-        if let Some(timeout) = action.timeout
-            && times.started.elapsed() + wait >= timeout
-        {
+        let left = action.timeout.map(|timeout| timeout.saturating_sub(times.started.elapsed()));
+        if left.is_some_and(|left| wait >= left) {
             return Err(Error::Timeout { per_try: false });
         }
         tokio::time::sleep(wait).await;
+        if refused {
+            // With nobody else to ask, another try so soon would fail too; it is made all the same if nobody comes.
+            let longest = left.map_or(SUCCESSOR, |left| SUCCESSOR.min(left.saturating_sub(wait) / 2));
+            let _ = tokio::time::timeout(longest, cluster.has_other_than(&failed)).await;
+        }
     }
 }
 
@@ -601,6 +628,8 @@ fn respond(
         parts.headers.remove(names::PEER_METADATA);
         parts.headers.remove(names::PEER_METADATA_ID);
     }
+    // Neither may an application say so in its sidecar's name.
+    parts.headers.remove(names::UNPROCESSED);
     let record = &mut finish.record;
     record.status = parts.status.as_u16();
     record.details = Some("via_upstream".into());

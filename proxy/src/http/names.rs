@@ -31,6 +31,8 @@ pub const PEER_METADATA: HeaderName = HeaderName::from_static(header::PEER_METAD
 pub const PEER_METADATA_ID: HeaderName = HeaderName::from_static(header::PEER_METADATA_ID);
 /// Identifies a request through the mesh.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static(header::REQUEST_ID);
+/// A server's sidecar did not reach its application.
+pub const UNPROCESSED: HeaderName = HeaderName::from_static(header::UNPROCESSED);
 /// Milliseconds that the upstream took.
 pub const UPSTREAM_SERVICE_TIME: HeaderName = HeaderName::from_static(header::UPSTREAM_SERVICE_TIME);
 /// Status of a gRPC call.

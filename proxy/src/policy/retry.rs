@@ -139,9 +139,21 @@ pub enum Outcome<'a> {
         grpc: Option<u32>,
         /// Its headers.
         headers: &'a HeaderMap,
+        /// The server's sidecar vouches that the application took no connection.
+        unprocessed: bool,
     },
     /// No answer.
     Failure(&'a Error),
+}
+
+impl Outcome<'_> {
+    /// True if the request surely reached no application.
+    pub fn is_unprocessed(&self) -> bool {
+        match self {
+            Self::Answer { unprocessed, .. } => *unprocessed,
+            Self::Failure(error) => unprocessed(error),
+        }
+    }
 }
 
 /// What is known of a try.
@@ -182,7 +194,9 @@ impl RetryPolicy {
     /// been processed only if it is idempotent, or if the application itself answered with a status that the policy names.
     pub fn decide(&self, attempt: &Try<'_>) -> Decision {
         let (wanted, processed) = match attempt.outcome {
-            Outcome::Answer { status, grpc, headers } => (self.wants_answer(status, grpc, headers), false),
+            Outcome::Answer { status, grpc, headers, unprocessed } => {
+                (self.wants_answer(status, grpc, headers) || (unprocessed && self.wants_connect_failure()), false)
+            }
             Outcome::Failure(error) => (self.wants_failure(error, attempt.sent), attempt.sent && !unprocessed(error)),
         };
         // An answer named by the policy is the user's own decision that the request may be sent again; a lost answer is not.
@@ -209,12 +223,7 @@ impl RetryPolicy {
             return error.is_upstream();
         }
         match error {
-            Error::Connect(_) | Error::ConnectTimeout | Error::UpstreamTls(_) => {
-                conditions.any(Conditions::CONNECT_FAILURE)
-                    || conditions.any(Conditions::GATEWAY_ERROR)
-                    || conditions.any(Conditions::RESET)
-                    || conditions.any(Conditions::RESET_BEFORE_REQUEST)
-            }
+            Error::Connect(_) | Error::ConnectTimeout | Error::UpstreamTls(_) => self.wants_connect_failure(),
             Error::UpstreamReset(Some(REFUSED_STREAM)) => {
                 conditions.any(Conditions::REFUSED_STREAM)
                     || conditions.any(Conditions::RESET)
@@ -228,6 +237,18 @@ impl RetryPolicy {
             Error::Timeout { per_try: true } => conditions.any(Conditions::GATEWAY_ERROR),
             _ => false,
         }
+    }
+
+    fn wants_connect_failure(&self) -> bool {
+        [
+            Conditions::SERVER_ERROR,
+            Conditions::CONNECT_FAILURE,
+            Conditions::GATEWAY_ERROR,
+            Conditions::RESET,
+            Conditions::RESET_BEFORE_REQUEST,
+        ]
+        .into_iter()
+        .any(|one| self.conditions.any(one))
     }
 
     /// How long to wait before try `number` (2 is the first retry): exponential with full jitter. `random` is in 0..1.
@@ -297,7 +318,12 @@ mod tests {
             ("unavailable", 200, Some(13), Decision::Stop),
             ("connect-failure", 503, None, Decision::Stop),
         ] {
-            let outcome = Outcome::Answer { status: StatusCode::from_u16(status).unwrap(), grpc, headers: &none };
+            let outcome = Outcome::Answer {
+                status: StatusCode::from_u16(status).unwrap(),
+                grpc,
+                headers: &none,
+                unprocessed: false,
+            };
             let attempt = Try { number: 1, method: &Method::POST, outcome, sent: true, replayable: true };
             assert_eq!(policy(on).decide(&attempt), expected, "{on} {status}");
         }
@@ -305,9 +331,26 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_that_vouches_for_no_processing_counts_as_a_connect_failure() {
+        let none = HeaderMap::new();
+        for (on, unprocessed, expected) in [
+            ("connect-failure", true, Decision::Again),
+            ("connect-failure", false, Decision::Stop),
+            ("reset-before-request", true, Decision::Again),
+            ("unavailable,retriable-4xx", true, Decision::Stop),
+        ] {
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            let outcome = Outcome::Answer { status, grpc: None, headers: &none, unprocessed };
+            let attempt = Try { number: 1, method: &Method::POST, outcome, sent: true, replayable: true };
+            assert_eq!(policy(on).decide(&attempt), expected, "{on} {unprocessed}");
+        }
+    }
+
+    #[test]
     fn tries_are_counted_and_backoff_grows() {
         let none = HeaderMap::new();
-        let outcome = Outcome::Answer { status: StatusCode::BAD_GATEWAY, grpc: None, headers: &none };
+        let outcome =
+            Outcome::Answer { status: StatusCode::BAD_GATEWAY, grpc: None, headers: &none, unprocessed: false };
         let attempt = Try { number: 3, method: &Method::GET, outcome, sent: true, replayable: true };
         assert_eq!(policy("5xx").decide(&attempt), Decision::Exhausted);
         let policy = policy("5xx");

@@ -274,6 +274,27 @@ async fn new_configuration_never_costs_a_request() {
     within(proxy.stop()).await;
 }
 
+/// BX12: the only endpoint takes no connection, since its successor's turn has come; the retry waits until that is known.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_waits_for_the_successor_of_the_only_endpoint() {
+    let (before, after) = (says("before").await, says("after").await);
+    let mut plane = plane().await;
+    let (proxy, mut stream, address) = settled(&mut plane, before.address).await;
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let policy = "retry_policy: {retry_on: connect-failure, num_retries: 6, retry_back_off: {base_interval: 0.001s, max_interval: 0.001s}, retry_host_predicate: [{name: envoy.retry_host_predicates.previous_hosts, typed_config: {'@type': type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate}}]}";
+    let retrying = table("r", "one").replace("{cluster: one}", &format!("{{cluster: one, {policy}}}"));
+    stream.send(type_url::ROUTE, "r2", &[("r", "2", retrying)], &[]);
+    stream.answered("r2").await;
+    stream.send(type_url::ENDPOINT, "e2", &[("one", "2", endpoints("one", closed))], &[]);
+    stream.answered("e2").await;
+    let request = tokio::spawn(async move { get(address, "/").await });
+    eventually("a try fails", async || stat(&proxy, "cluster.one.upstream_cx_connect_fail").await >= Some(1)).await;
+    stream.send(type_url::ENDPOINT, "e3", &[("one", "3", endpoints("one", after.address))], &[]);
+    let answer = within(request).await.unwrap();
+    assert_eq!((answer.status, answer.body.as_str()), (200, "after"));
+    within(proxy.stop()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_resource_is_named_and_the_good_ones_are_used() {
     let app = says("app").await;

@@ -188,7 +188,8 @@ fn environment(context: &Context<'_>, end: End) -> Vec<EnvVar> {
     ];
     let network = label_of(context, mesh_proto::names::label::NETWORK).or(settings.network.as_deref());
     all.extend(network.map(|network| variable("ISTIO_META_NETWORK", network)));
-    if end == End::WithOthers {
+    // A Job's pod has no clients who must hear that it goes, and is over when its sidecar is.
+    if end == End::WithOthers || !matches!(workload.kind.as_str(), "Job" | "CronJob") {
         all.push(variable("MINIMUM_DRAIN_DURATION", format!("{}s", wishes.drain.as_secs_f64())));
     }
     // Last and by merge: what is set on purpose takes the place of what is set always.
