@@ -90,10 +90,12 @@ impl Known {
 /// The mesh's settings; its defaults where none are written down, or none that can be read (a finding says so).
 fn mesh(live: &Live) -> crd::MeshConfig {
     let text = live.objects().find_map(|object| match &object.spec {
-        Spec::ConfigMap(map) if *object.key.name == *MESH_CONFIG_NAME => map.data.as_ref()?.get(MESH_CONFIG_KEY),
+        Spec::ConfigMap(map) if *object.key.name == *MESH_CONFIG_NAME => {
+            Some((map.data.as_ref()?.get(MESH_CONFIG_KEY)?, &object.key.namespace))
+        }
         _ => None,
     });
-    text.and_then(|text| mesh_config(text).ok()).map(|(mesh, _)| mesh).unwrap_or_default()
+    text.and_then(|(text, namespace)| mesh_config(text, namespace).ok()).map(|(mesh, _)| mesh).unwrap_or_default()
 }
 
 /// A pod as the proxy in it presents itself.
@@ -129,6 +131,7 @@ fn client(namespace: &str, name: &str) -> Node {
         addresses: Vec::new(),
         labels: BTreeMap::new(),
         annotations: BTreeMap::new(),
+        vhds: false,
         cluster: "Kubernetes".into(),
         network: "".into(),
         dns_domain: format!("{namespace}.svc.cluster.local").into(),

@@ -183,18 +183,14 @@ impl Viewer<'_> {
 
     fn routes(&self, service: &Service, shown: &mut Vec<Key>) -> Vec<Routes> {
         let sidecar = Node { kind: NodeKind::Sidecar, ..self.node.clone() };
-        let mut found: Vec<_> = self
-            .known
-            .context
-            .virtual_services(&sidecar, MESH_GATEWAY)
-            .into_iter()
-            .filter_map(|config| {
-                let covering = config.spec.hosts.iter().filter(|host| is_within(&service.host, host));
-                // An exact host has no wildcard, and a longer one is more specific.
-                let best = covering.map(|host| (host.starts_with('*'), usize::MAX - host.len())).min()?;
-                Some((best, config))
-            })
-            .collect();
+        let held = self.known.context.virtual_services(&sidecar, MESH_GATEWAY);
+        let covering = held.iter().filter_map(|config| {
+            let covering = config.spec.hosts.iter().filter(|host| is_within(&service.host, host));
+            // An exact host has no wildcard, and a longer one is more specific.
+            let best = covering.map(|host| (host.starts_with('*'), usize::MAX - host.len())).min()?;
+            Some((best, config))
+        });
+        let mut found: Vec<_> = covering.collect();
         found.sort_by_key(|(best, _)| *best);
         shown.extend(found.iter().map(|(_, config)| config.key.clone()));
         found.iter().map(|(_, config)| Routes::of(config)).collect()
@@ -211,7 +207,8 @@ impl Viewer<'_> {
                 .find(|pod| pod.metadata.labels.as_ref().is_some_and(|labels| selects(&gateway.selector, labels)));
             let namespace = name.split('/').next().unwrap_or_default();
             let edge = selected.map_or_else(|| client(namespace, "gateway"), node);
-            for config in self.known.context.virtual_services(&Node { kind: NodeKind::Router, ..edge.clone() }, name) {
+            let router = Node { kind: NodeKind::Router, ..edge.clone() };
+            for config in self.known.context.virtual_services(&router, name).iter() {
                 if !destination_hosts(&config.spec).any(|host| *host == *service.host) {
                     continue;
                 }
@@ -219,7 +216,7 @@ impl Viewer<'_> {
                 found.push(Exposure {
                     gateway: format!("Gateway {name}"),
                     ports: ports(gateway),
-                    routes: Routes::of(&config).to(service),
+                    routes: Routes::of(config).to(service),
                 });
             }
         }

@@ -103,7 +103,7 @@ pub async fn another_revision_takes_over_and_no_request_fails(cluster: &Cluster)
         cluster.kubectl(&["-n", APPS, "rollout", "restart", "deployment"])?;
         cluster.application_is_ready()?;
         for pod in cluster.items(&["pods", "-n", APPS])? {
-            let revision = &pod["metadata"]["labels"]["istio.io/rev"];
+            let revision = &pod["metadata"]["annotations"]["istio.io/rev"];
             let gone = pod["metadata"]["deletionTimestamp"].is_string();
             ensure!(gone || revision == "canary", "{} is of revision {revision}", pod["metadata"]["name"]);
         }
