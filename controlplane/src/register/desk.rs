@@ -28,8 +28,10 @@ use crate::model::Node;
 const TRIES: usize = 5;
 /// Between two tries of what nobody waits for.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Between two looks for entries that were left behind.
+/// Between two looks for entries that were left behind; less if their grace is far shorter.
 const SWEEP: Duration = Duration::from_secs(60);
+/// So many times the grace of an entry; Istio's measure.
+const SWEEP_GRACES: u32 = 10;
 /// How often an entry is told that its proxy is still there; three times before it is forgotten.
 const REFRESH: Duration = Duration::from_secs(entry::FORGOTTEN.as_secs() / 4);
 /// Entries that are written at a time.
@@ -155,7 +157,8 @@ pub(super) async fn run(
     mut leads: watch::Receiver<bool>,
     stop: CancellationToken,
 ) {
-    let mut sweep = interval(SWEEP);
+    let pause = registrar.grace.saturating_mul(SWEEP_GRACES).clamp(AGAIN, SWEEP);
+    let mut sweep = interval(pause);
     let mut refresh = interval(REFRESH);
     for timer in [&mut sweep, &mut refresh] {
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
