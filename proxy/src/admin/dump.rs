@@ -163,7 +163,9 @@ fn routes(state: &State) -> Value {
 /// A table with the virtual hosts that came apart from it, and with what was refused of them.
 fn route_table(state: &State, table: &Shown<'_>) -> Value {
     let mut value = entry(Kind::Route, "route_config", table);
-    let hosts = state.show_hosts(table.name);
+    let mut hosts = state.show_hosts(table.name);
+    // Not in the order of their arrival, so that proxies that hold the same say the same.
+    hosts.sort_by(|one, other| one.name.cmp(other.name));
     if !hosts.is_empty() {
         let apart = hosts.iter().map(|one| {
             mesh_proto::yaml::bytes_to_json(Kind::VirtualHost.type_url(), one.body)
