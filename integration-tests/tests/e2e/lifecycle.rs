@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use integration_tests::eventually;
 use integration_tests::load::Load;
+use serde_json::Value;
 
 use crate::cluster::{APPS, Cluster, PATIENCE, SYSTEM};
 use crate::install;
@@ -76,8 +77,9 @@ pub async fn a_node_is_drained_and_no_request_fails(cluster: &Cluster) -> Result
         }
         all.iter().try_for_each(|(deployment, namespace)| cluster.rolled_out(namespace, deployment))
     };
-    let budgets: String =
-        all.iter().map(|(deployment, namespace)| budget(cluster, deployment, namespace)).collect::<Result<_>>()?;
+    let budgets = all.iter().map(|(deployment, namespace)| budget(cluster, deployment, namespace));
+    let budgets = budgets.collect::<Result<Vec<_>>>()?;
+    let budgets = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": budgets}).to_string();
     scale("--replicas=2")?;
     cluster.apply(&budgets)?;
     // Visitors come by the first node, which holds the control plane of Kubernetes and stays.
@@ -133,13 +135,12 @@ async fn undisturbed(cluster: &Cluster, change: impl AsyncFnOnce() -> Result<()>
     changed
 }
 
-fn budget(cluster: &Cluster, deployment: &str, namespace: &str) -> Result<String> {
+fn budget(cluster: &Cluster, deployment: &str, namespace: &str) -> Result<Value> {
     let found = cluster.get(&["deployment", deployment, "-n", namespace])?;
-    let budget = serde_json::json!({
+    Ok(serde_json::json!({
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": {"name": format!("e2e-{deployment}"), "namespace": namespace},
         "spec": {"minAvailable": 1, "selector": found["spec"]["selector"]},
-    });
-    Ok(format!("{budget}\n---\n"))
+    }))
 }
