@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cluster, e2e, fuzz, process, tidy};
+use crate::{cluster, fuzz, process, tidy};
 
 /// Arguments of `ci`.
 #[derive(clap::Args)]
@@ -22,9 +22,7 @@ pub struct Arguments {
 
 /// The tier against a real API server.
 const KUBERNETES: &str = "kubernetes";
-/// The tier on a cluster.
-const E2E: &str = "e2e";
-/// The parts of Kubernetes that the former needs; the latter needs all.
+/// The parts of Kubernetes that it needs.
 const API_SERVER: &[&str] = &["kube-apiserver", "etcd", "kubectl"];
 
 /// One step: its name, what it needs, and how to run it.
@@ -59,7 +57,6 @@ const TIERS: &[Tier] = &[
         run: netns,
     },
     Tier { name: KUBERNETES, needs: &[tools::GO], run: kubernetes },
-    Tier { name: E2E, needs: &[tools::GO, tools::NSENTER, tools::TCPDUMP], run: e2e::tier },
     Tier { name: "fuzz", needs: &[tools::CXX], run: fuzz::smoke },
     Tier { name: "instructions", needs: &[tools::VALGRIND, tools::GUNGRAUN], run: instructions },
     Tier { name: "codegen", needs: &[], run: || crate::codegen::check() },
@@ -83,9 +80,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let chosen = |tier: &&Tier| arguments.only.is_empty() || arguments.only.iter().any(|name| name == tier.name);
     // Go is installed before, since two installations at once are in each other's way.
-    let runs = |name: &str| TIERS.iter().filter(chosen).any(|tier| tier.name == name);
-    let beside = (runs(KUBERNETES) || runs(E2E)) && tools::GO.ensure().is_ok();
-    let _parts = beside.then(|| Background::parts(if runs(E2E) { &[] } else { API_SERVER })).transpose()?;
+    let beside = TIERS.iter().filter(chosen).any(|tier| tier.name == KUBERNETES) && tools::GO.ensure().is_ok();
+    let _parts = beside.then(Background::parts).transpose()?;
     let mut outcomes = Vec::new();
     for tier in TIERS.iter().filter(chosen) {
         println!("\n== {} ==", tier.name);
@@ -124,8 +120,8 @@ fn close(outcomes: &[(&str, Outcome)]) -> Result<()> {
 struct Background(std::process::Child);
 
 impl Background {
-    /// Of these parts, or of all. What it says goes to a file, and what fails there is said by the tier, which builds what is missing and waits for what is going on.
-    fn parts(names: &[&str]) -> Result<Self> {
+    /// What it says goes to a file, and what fails there is said by the tier, which builds what is missing and waits for what is going on.
+    fn parts() -> Result<Self> {
         let log = tools::cache().join("parts.log");
         std::fs::create_dir_all(tools::cache())?;
         let output = std::fs::File::create(&log)?;
@@ -134,7 +130,7 @@ impl Background {
             .args(["-n", "19"])
             .arg(std::env::current_exe()?)
             .args(["cluster", "parts"])
-            .args(names)
+            .args(API_SERVER)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)

@@ -15,7 +15,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use clap::{Subcommand, ValueEnum};
 
-pub use engine::{start as start_engine, stop as stop_engine};
 pub use kind::{down, kubeconfig, load, up};
 pub use parts::build as build_parts;
 
@@ -83,7 +82,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             Ok(())
         }
         Command::Image => {
-            let _ = engine::start()?;
+            engine::start()?;
             println!("{}", image::build()?);
             Ok(())
         }
@@ -93,7 +92,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
         Command::Down { name } => kind::down(name),
         Command::Load { name, images } => kind::load(name, images),
-        Command::Engine { action: Action::Start } => engine::start().map(drop),
+        Command::Engine { action: Action::Start } => engine::start(),
         Command::Engine { action: Action::Stop } => engine::stop(),
     }
 }
@@ -117,7 +116,7 @@ fn recipes() -> PathBuf {
 }
 
 /// Waits until no other process makes what `name` stands for, and keeps others waiting until it is dropped.
-pub fn lock(name: &str) -> Result<File> {
+fn lock(name: &str) -> Result<File> {
     let folder = cache();
     fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     let path = folder.join(format!("{name}.lock"));

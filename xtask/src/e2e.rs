@@ -47,33 +47,8 @@ pub enum Provider {
     Kubeconfig,
 }
 
-/// The cluster of [`tier`].
-const TIER: &str = "ferromesh-ci";
 /// Nodes beside the first, which takes no pods: one of them may be drained.
 const WORKERS: usize = 2;
-
-/// As a tier: on a cluster of its own, on an engine that is stopped if it was started for this.
-pub fn tier() -> Result<()> {
-    let _alone = cluster::lock("ci")?;
-    let started = cluster::start_engine()?;
-    // A run that was killed left it.
-    let outcome = cluster::down(TIER).and_then(|()| {
-        run(&Arguments {
-            names: Vec::new(),
-            provider: Provider::Kind,
-            name: TIER.to_owned(),
-            kubeconfig: None,
-            hub: "ferromesh".to_owned(),
-            tag: env!("CARGO_PKG_VERSION").to_owned(),
-            profile: "dev".to_owned(),
-            keep: false,
-        })
-    });
-    if started {
-        cluster::stop_engine()?;
-    }
-    outcome
-}
 
 /// Runs it all.
 pub fn run(arguments: &Arguments) -> Result<()> {

@@ -18,17 +18,17 @@ use crate::process;
 const DEADLINE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Returns once an engine answers: true if it was started here.
+/// Returns once an engine answers.
 ///
 /// # Errors
 /// If none does, and none can be installed or started; says where its log is.
-pub fn start() -> Result<bool> {
+pub fn start() -> Result<()> {
     if tools::DOCKER.ensure().is_ok() && answers() {
-        return Ok(false);
+        return Ok(());
     }
     let _alone = lock("engine")?;
     if answers() {
-        return Ok(false);
+        return Ok(());
     }
     if process::output("id", &["-u"])?.trim() != "0" {
         bail!("no Docker engine answers, and only root may start one");
@@ -61,7 +61,7 @@ pub fn start() -> Result<bool> {
         }
         std::thread::sleep(LOOK);
     }
-    Ok(true)
+    Ok(())
 }
 
 /// Stops the engine that [`start`] started, with its containers; another is left alone.

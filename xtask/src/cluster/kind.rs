@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_millis(300);
 /// If there is one of that name already, or it doesn't get ready.
 pub fn up(name: &str, workers: usize, nodes: Option<Nodes>) -> Result<PathBuf> {
     check(name)?;
-    let _ = engine::start()?;
+    engine::start()?;
     let started = Instant::now();
     let nodes = nodes.unwrap_or(if process::exists("kind") { Nodes::Stock } else { Nodes::Built });
     let image = match nodes {
