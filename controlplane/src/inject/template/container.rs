@@ -20,17 +20,8 @@ const ROOT_CONFIG_MAP: &str = "istio-ca-root-cert";
 /// How long a proxy may take to become ready, in seconds.
 const START_SECONDS: i32 = 600;
 
-/// Whether a proxy is told to end while there still is work for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    /// A native sidecar: the kubelet ends it after the application.
-    Last,
-    /// All others: with the application, or with endpoints that say so only later.
-    WithOthers,
-}
-
 /// The proxy's container, as far as sidecar and gateway agree.
-pub(super) fn proxy(context: &Context<'_>, image: &str, end: End) -> Container {
+pub(super) fn proxy(context: &Context<'_>, image: &str) -> Container {
     let wishes = context.wishes;
     let mut mounts = vec![
         mount("istiod-ca-cert", "/var/run/secrets/istio"),
@@ -43,7 +34,7 @@ pub(super) fn proxy(context: &Context<'_>, image: &str, end: End) -> Container {
         image: Some(wishes.image.clone().unwrap_or_else(|| image.to_owned())),
         image_pull_policy: context.settings.image_pull_policy.clone(),
         args: Some(["run", "--log-level", &wishes.log_level].map(str::to_owned).to_vec()),
-        env: Some(environment(context, end)),
+        env: Some(environment(context)),
         ports: Some(vec![ContainerPort {
             name: Some("http-envoy-prom".to_owned()),
             container_port: i32::from(port::PROMETHEUS),
@@ -170,7 +161,7 @@ pub(super) fn own_variables(context: &Context<'_>) -> impl Iterator<Item = EnvVa
     context.wishes.environment.iter().map(|(name, value)| variable(name, value.as_str()))
 }
 
-fn environment(context: &Context<'_>, end: End) -> Vec<EnvVar> {
+fn environment(context: &Context<'_>) -> Vec<EnvVar> {
     let Context { settings, mesh, wishes, workload, origin, .. } = context;
     let mut all = vec![
         downward("POD_NAME", "metadata.name"),
@@ -189,7 +180,7 @@ fn environment(context: &Context<'_>, end: End) -> Vec<EnvVar> {
     let network = label_of(context, mesh_proto::names::label::NETWORK).or(settings.network.as_deref());
     all.extend(network.map(|network| variable("ISTIO_META_NETWORK", network)));
     // A Job's pod has no clients who must hear that it goes, and is over when its sidecar is.
-    if end == End::WithOthers || !matches!(workload.kind.as_str(), "Job" | "CronJob") {
+    if !matches!(workload.kind.as_str(), "Job" | "CronJob") {
         all.push(variable("MINIMUM_DRAIN_DURATION", format!("{}s", wishes.drain.as_secs_f64())));
     }
     // Last and by merge: what is set on purpose takes the place of what is set always.

@@ -2,7 +2,6 @@
 
 use k8s_openapi::api::core::v1::{PodSecurityContext, PodSpec, PodTemplateSpec, Sysctl};
 
-use super::container::End;
 use super::{Context, container};
 
 /// The parts of a gateway's pod.
@@ -15,7 +14,7 @@ pub(super) fn parts(context: &Context<'_>) -> PodTemplateSpec {
     });
     PodTemplateSpec {
         spec: Some(PodSpec {
-            containers: vec![container::proxy(context, &context.settings.gateway_image, End::WithOthers)],
+            containers: vec![container::proxy(context, &context.settings.gateway_image)],
             volumes: Some(container::volumes(context)),
             security_context: low_ports,
             image_pull_secrets: container::pull_secrets(context),

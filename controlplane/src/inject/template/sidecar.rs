@@ -5,7 +5,6 @@ use k8s_openapi::api::core::v1::{
 };
 use mesh_proto::names::port;
 
-use super::container::End;
 use super::{Context, container};
 use crate::inject::REDIRECT;
 use crate::inject::wishes::Capture;
@@ -18,8 +17,7 @@ const PROGRAM: &str = "/usr/local/bin/mesh-proxy";
 /// The parts of a pod with a sidecar.
 pub(super) fn parts(context: &Context<'_>) -> PodTemplateSpec {
     let wishes = context.wishes;
-    let end = if wishes.native { End::Last } else { End::WithOthers };
-    let mut proxy = container::proxy(context, &context.settings.proxy_image, end);
+    let mut proxy = container::proxy(context, &context.settings.proxy_image);
     let mode = if wishes.capture.is_some() { "REDIRECT" } else { "NONE" };
     if let Some(variables) = &mut proxy.env {
         variables.push(container::variable("ISTIO_META_INTERCEPTION_MODE", mode));
@@ -84,7 +82,7 @@ fn redirect(context: &Context<'_>, capture: &Capture) -> Container {
     }
     let mut variables = vec![container::downward("INSTANCE_IPS", "status.podIPs")];
     variables.extend(container::own_variables(context));
-    let proxy = container::proxy(context, &settings.proxy_image, End::Last);
+    let proxy = container::proxy(context, &settings.proxy_image);
     Container {
         name: REDIRECT.to_owned(),
         image: proxy.image,
